@@ -1,0 +1,4 @@
+//! HTTP: native v1 + OpenAPI and the typed client. Translates, never decides.
+
+pub mod cluster;
+pub mod local;

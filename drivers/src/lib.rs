@@ -1,0 +1,53 @@
+//! The hands: each driver carries out [`Op`]s on a real engine and answers with [`Fact`]s.
+//!
+//! A driver receives a complete order and chooses nothing. It never reads the state.
+
+use async_trait::async_trait;
+use scp_model::{Fact, NodeId, Op};
+use tokio::sync::mpsc;
+
+/// A driver: an engine that ops are carried out on.
+///
+/// # Guarantees
+/// - Idempotent: carrying an op out twice is the same as once; a crash between two steps is mended by
+///   carrying it out again.
+/// - An op with an epoch lower than that of what is there is refused with [`DriverError::Fenced`].
+/// - Facts are read back from the engine, never from memory.
+#[async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// Carries one op out. Ops on one subject come one after the other, on others side by side.
+    async fn carry_out(&self, op: &Op) -> Result<Vec<Fact>, DriverError>;
+
+    /// Everything that is here now.
+    async fn observe(&self) -> Result<Vec<Fact>, DriverError>;
+
+    /// Taken once: facts that the engine tells of itself (a guest crashed). A hint to observe: losing
+    /// one loses time, nothing else.
+    fn events(&self) -> Option<mpsc::Receiver<Fact>>;
+}
+
+/// Why an op was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The world may be better later: try again with backoff.
+    #[error("{doing}: {why}")]
+    Retryable { doing: String, why: String },
+    /// It will not be better by itself: what a person has to do is in `why`.
+    #[error("{doing}: {why}")]
+    Terminal { doing: String, why: String },
+    /// Something with a higher epoch is here.
+    #[error("{doing}: fenced, epoch {granted} is here and the order has {got}")]
+    Fenced { doing: String, got: u64, granted: u64 },
+}
+
+/// Where image chunks come from: the other nodes, over the mesh.
+#[async_trait]
+pub trait ChunkSource: Send + Sync + 'static {
+    /// The content with that digest from that node, at most `bytes_max` long; unverified.
+    async fn fetch(
+        &self,
+        from: NodeId,
+        digest: scp_model::Digest,
+        bytes_max: u64,
+    ) -> Result<bytes::Bytes, DriverError>;
+}

@@ -1,0 +1,111 @@
+//! The law: `apply(index, proposal) -> Applied`. Pure; the same on every node.
+//!
+//! # Invariants (see [`invariants::check`])
+//! - The state at an index is a function of the log up to it.
+//! - Every command is answered: by its effect, or by a rejection that changed nothing but the request
+//!   table and the audit chain.
+//! - A repeated request id is answered by the first answer and applied once.
+//! - `usage`, `allocated`, `vms_by_node` and the name indices are what a recount would give.
+//!
+//! All tables are persistent maps: a clone is a pointer copy, so readers, the scheduler and snapshots
+//! never hold up `apply`.
+
+use imbl::{OrdMap, OrdSet, Vector};
+use scp_model::{
+    Answer, DepartmentId, Digest, Event, FlavorId, ImageId, JoinTokenId, KeypairId, Name, NodeId, ProjectId,
+    RequestId, Resources, Subject, Timestamp, UserId, VmId,
+    flavor::Flavor,
+    image::Image,
+    node::Node,
+    tenancy::{City, Department, JoinToken, Keypair, Project, User},
+    units::Overcommit,
+    vm::{Eviction, Vm},
+};
+use serde::{Deserialize, Serialize};
+
+/// The replicated state of one city.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Index of the last command applied.
+    pub index: u64,
+    /// Time of the last command applied; never runs backwards.
+    pub time: Timestamp,
+    /// Head of the hash chain over all commands applied.
+    pub audit_head: Digest,
+    pub city: Option<City>,
+    pub overcommit: Overcommit,
+
+    pub nodes: OrdMap<NodeId, Node>,
+    pub join_tokens: OrdMap<JoinTokenId, JoinToken>,
+    pub departments: OrdMap<DepartmentId, Department>,
+    pub projects: OrdMap<ProjectId, Project>,
+    pub users: OrdMap<UserId, User>,
+    pub keypairs: OrdMap<KeypairId, Keypair>,
+    pub flavors: OrdMap<FlavorId, Flavor>,
+    pub images: OrdMap<ImageId, Image>,
+    pub vms: OrdMap<VmId, Vm>,
+    pub evictions: OrdMap<(NodeId, VmId), Eviction>,
+
+    /// What each project has, for its quota.
+    pub usage: OrdMap<ProjectId, Usage>,
+    /// What is promised on each node: placements and evictions that are not fulfilled yet.
+    pub allocated: OrdMap<NodeId, Resources>,
+    pub vms_by_node: OrdSet<(NodeId, VmId)>,
+    /// Names in use, each within its scope.
+    pub names: OrdMap<(NameScope, Name), Subject>,
+    /// Answers to recent requests, so that a retry is answered and not applied again.
+    pub requests: Requests,
+    /// The watch ring: the most recent events, oldest first.
+    pub events: Vector<Event>,
+    /// Sequence number of the next event.
+    pub next_event: u64,
+}
+
+/// What a project uses of its quota.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub vms: u64,
+    pub resources: Resources,
+    pub images: u64,
+    pub keypairs: u64,
+}
+
+/// Within what a name is unique.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NameScope {
+    Nodes,
+    Departments,
+    Projects(DepartmentId),
+    Users,
+    Flavors,
+    Keypairs(ProjectId),
+    Images(ProjectId),
+    Vms(ProjectId),
+}
+
+/// Recent requests and their answers, bounded by count; the oldest go first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Requests {
+    pub answers: OrdMap<RequestId, Answer>,
+    pub order: Vector<RequestId>,
+}
+
+/// What applying one command gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    pub answer: Answer,
+    /// Also appended to [`State::events`].
+    pub events: Vec<Event>,
+}
+
+impl State {
+    /// What of a node may still be promised: overcommitted capacity less reserve and allocations.
+    pub fn free(&self, node: &Node) -> Resources {
+        self.offered(node).minus(self.allocated.get(&node.id).copied().unwrap_or_default())
+    }
+
+    /// What of a node may be promised in all.
+    pub fn offered(&self, node: &Node) -> Resources {
+        self.overcommit.of(node.profile.capacity.minus(node.profile.reserved))
+    }
+}

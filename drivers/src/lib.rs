@@ -1,10 +1,42 @@
 //! The hands: each driver carries out [`Op`]s on a real engine and answers with [`Fact`]s.
 //!
 //! A driver receives a complete order and chooses nothing. It never reads the state.
+//!
+//! ```text
+//!                         ┌▶ Images      chunks, manifests, base files; fetches over ChunkSource
+//! Op ──▶ Drivers (router) ┤
+//!                         └▶ Hypervisor  one of: libvirt::Libvirt    real guests
+//! Fact ◀──────────────────                       hypervisor::Absent  no VMs here, and why
+//!                                                fake::Fake          tests and simulation only
+//! ```
+//!
+//! Who does what:
+//! - [`images`]: takes images in, keeps them checked, fetches them from peers, serves chunks.
+//! - [`probe`]: finds out which accelerator really works and what the server has.
+//! - [`domain_xml`], [`seed`]: pure builders of what a guest is started from.
+//! - [`libvirt`]: carries VM ops out; [`console`]: serial consoles and their logs.
+//! - `suite`: the contract that every [`Hypervisor`] passes, fake and real alike.
+
+pub mod console;
+pub mod hypervisor;
+pub mod images;
+#[cfg(feature = "libvirt")]
+pub mod libvirt;
+pub mod probe;
+pub mod router;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use scp_model::{Fact, NodeId, Op};
+use scp_model::{Fact, NodeId, Op, Timestamp};
 use tokio::sync::mpsc;
+
+pub use hypervisor::{Hypervisor, HypervisorConfig, VmStats};
+pub use images::Images;
+pub use router::Drivers;
+
+/// The clock port: what time it is, for what is written down beside an instance.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// A driver: an engine that ops are carried out on.
 ///
@@ -27,7 +59,7 @@ pub trait Driver: Send + Sync + 'static {
 }
 
 /// Why an op was not carried out.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DriverError {
     /// The world may be better later: try again with backoff.
     #[error("{doing}: {why}")]
@@ -38,6 +70,16 @@ pub enum DriverError {
     /// Something with a higher epoch is here.
     #[error("{doing}: fenced, epoch {granted} is here and the order has {got}")]
     Fenced { doing: String, got: u64, granted: u64 },
+}
+
+impl DriverError {
+    pub fn retryable(doing: impl Into<String>, why: impl ToString) -> Self {
+        Self::Retryable { doing: doing.into(), why: why.to_string() }
+    }
+
+    pub fn terminal(doing: impl Into<String>, why: impl ToString) -> Self {
+        Self::Terminal { doing: doing.into(), why: why.to_string() }
+    }
 }
 
 /// Where image chunks come from: the other nodes, over the mesh.

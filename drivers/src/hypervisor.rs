@@ -1,0 +1,133 @@
+//! The port to what runs VMs, and the way a node opens the one that works on its server.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use scp_model::{Fact, Op, VmId, node::Compute};
+use tokio::sync::mpsc;
+
+use crate::{
+    Clock, Driver, DriverError,
+    console::{ConsoleError, ConsoleStream},
+};
+
+/// A driver of VMs that also shows them: console, log, usage.
+#[async_trait]
+pub trait Hypervisor: Driver {
+    /// Opens the serial console of a running VM. Several viewers share it: all see what the guest says,
+    /// what each types reaches the guest. A viewer that does not keep up loses bytes, never the guest.
+    async fn console(&self, vm: VmId) -> Result<ConsoleStream, ConsoleError>;
+
+    /// The end of what the guest said on its console, at most `bytes_max`; there after a crash too.
+    async fn console_log(&self, vm: VmId, bytes_max: u64) -> Result<Bytes, ConsoleError>;
+
+    /// What a running VM has used so far.
+    async fn stats(&self, vm: VmId) -> Result<VmStats, DriverError>;
+}
+
+/// A VM's usage since it was started, from its hypervisor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VmStats {
+    pub cpu_time_ms: u64,
+    pub memory_rss_kib: u64,
+    pub disk_read_bytes: u64,
+    pub disk_write_bytes: u64,
+    pub net_rx_bytes: u64,
+    pub net_tx_bytes: u64,
+}
+
+/// What a hypervisor driver needs to know of its server.
+#[derive(Clone)]
+pub struct HypervisorConfig {
+    /// libvirt's address, [`LIBVIRT_URI`] unless configured otherwise.
+    pub uri: String,
+    /// Holds `vms/<uuid>/` with overlay, seed and console log. QEMU's own user must be able to pass
+    /// through it and everything above (mode 0711 or wider).
+    pub dir: PathBuf,
+    /// Console sockets; short, as a socket's path has at most 107 bytes.
+    pub run_dir: PathBuf,
+    /// Where [`Images`](crate::Images) keeps base files: [`Images::bases`](crate::Images::bases).
+    pub bases: PathBuf,
+    /// Answered by configuration instead of by the probe.
+    pub accelerator: Option<crate::probe::Accelerator>,
+    /// How long a guest has to react to a reboot before it is forced.
+    pub reboot_grace_ms: u64,
+    pub clock: Clock,
+}
+
+/// libvirt of this server.
+pub const LIBVIRT_URI: &str = "qemu:///system";
+/// As long as systemd gives its slowest services by default, halved.
+pub const REBOOT_GRACE_MS: u64 = 45_000;
+
+/// Opens the hypervisor of this server and says what it can do. Never fails: a server without one
+/// joins all the same, runs no VMs and says why.
+pub async fn open(config: HypervisorConfig) -> (Arc<dyn Hypervisor>, Compute) {
+    match open_real(config).await {
+        Ok(opened) => opened,
+        Err(reason) => (Arc::new(Absent { reason: reason.clone() }), Compute::None { reason }),
+    }
+}
+
+#[cfg(feature = "libvirt")]
+async fn open_real(config: HypervisorConfig) -> Result<(Arc<dyn Hypervisor>, Compute), String> {
+    let compute = crate::probe::compute(&config).await?;
+    let driver =
+        crate::libvirt::Libvirt::connect(config, &compute).await.map_err(|error| error.to_string())?;
+    Ok((Arc::new(driver), compute))
+}
+
+#[cfg(not(feature = "libvirt"))]
+async fn open_real(_config: HypervisorConfig) -> Result<(Arc<dyn Hypervisor>, Compute), String> {
+    Err("this scpd was built without libvirt: build it with the feature `libvirt`".into())
+}
+
+/// No hypervisor: refuses to run VMs and holds none.
+pub struct Absent {
+    pub reason: String,
+}
+
+impl Absent {
+    fn refusal(&self, doing: &str) -> DriverError {
+        DriverError::terminal(doing, &self.reason)
+    }
+}
+
+#[async_trait]
+impl Driver for Absent {
+    async fn carry_out(&self, op: &Op) -> Result<Vec<Fact>, DriverError> {
+        match op {
+            // Nothing runs here, so nothing is left to remove. A server that lost its libvirt is told
+            // apart by its operator: its QEMU processes would have to be ended by hand.
+            Op::RemoveVm { vm, .. } => Err(self.refusal(&format!("removing VM {vm}"))),
+            Op::EnsureVm(order) => Err(self.refusal(&format!("starting VM {}", order.vm))),
+            Op::StopVm { vm, .. } => Err(self.refusal(&format!("stopping VM {vm}"))),
+            Op::RebootVm { vm, .. } => Err(self.refusal(&format!("rebooting VM {vm}"))),
+            Op::EnsureImage(_) | Op::RemoveImage { .. } => Ok(Vec::new()),
+        }
+    }
+
+    async fn observe(&self) -> Result<Vec<Fact>, DriverError> {
+        Ok(Vec::new())
+    }
+
+    fn events(&self) -> Option<mpsc::Receiver<Fact>> {
+        None
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Absent {
+    async fn console(&self, vm: VmId) -> Result<ConsoleStream, ConsoleError> {
+        Err(ConsoleError::NotHere { vm })
+    }
+
+    async fn console_log(&self, vm: VmId, _bytes_max: u64) -> Result<Bytes, ConsoleError> {
+        Err(ConsoleError::NotHere { vm })
+    }
+
+    async fn stats(&self, vm: VmId) -> Result<VmStats, DriverError> {
+        Err(self.refusal(&format!("reading the usage of VM {vm}")))
+    }
+}

@@ -143,6 +143,14 @@ pub enum EventKind {
         node: NodeId,
         message: String,
     },
+    /// The scheduler no longer wants a copy there.
+    ImageUnassigned {
+        node: NodeId,
+    },
+    /// The node no longer has its copy.
+    ImageReplicaGone {
+        node: NodeId,
+    },
     ImageDeleted,
     VmCreated {
         name: Name,

@@ -63,6 +63,10 @@ pub enum Liveness {
     Down { since: Timestamp, evidence: Evidence },
 }
 
+/// Silence shorter than this is no evidence: a node that is stalled for 2 s is not dead. The state
+/// refuses a `MarkNodeDown` that rests on less, whoever proposes it.
+pub const SILENCE_MS_MIN: u64 = 2_000;
+
 /// Why a node was declared dead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {

@@ -17,6 +17,8 @@
 //! Whenever a placement ends while its node may still hold the VM, an [`Eviction`] stays behind: the
 //! node's order to remove it, fulfilled before the node does anything else.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -83,12 +85,31 @@ pub struct VmStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vm {
     pub id: VmId,
-    pub spec: VmSpec,
+    /// Shared: the state's maps copy whole leaves of VMs while a reader holds a snapshot, and a spec may
+    /// carry 64 KiB of user data.
+    #[serde(with = "shared")]
+    pub spec: Arc<VmSpec>,
     /// Raised by every change of the spec.
     pub generation: u64,
     pub placement: Option<Placement>,
     pub status: VmStatus,
     pub created_at: Timestamp,
+}
+
+/// An `Arc` is written as what it holds. serde's own `rc` feature would do the same, but turning it on
+/// here and not elsewhere builds serde twice.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, to: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().serialize(to)
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<T>, D::Error> {
+        T::deserialize(from).map(Arc::new)
+    }
 }
 
 impl Vm {

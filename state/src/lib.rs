@@ -1,14 +1,35 @@
 //! The law: `apply(index, proposal) -> Applied`. Pure; the same on every node.
 //!
+//! ```text
+//!              ┌────────────── apply/ ──────────────┐
+//! Proposal ──▶ │ repeated? ─▶ audit ─▶ one command, │ ──▶ Applied { answer, events }
+//!   (log)      │ its checks, then its changes       │
+//!              └────────────────┬───────────────────┘
+//!                               ▼
+//!     State: tables + what follows from them ──▶ queries (api, scheduler, agent)
+//!                               │                invariants::check (tests, debug builds)
+//!                               ▼
+//!                       snapshot: frames of at most 1 MiB, table by table
+//! ```
+//!
 //! # Invariants (see [`invariants::check`])
 //! - The state at an index is a function of the log up to it.
 //! - Every command is answered: by its effect, or by a rejection that changed nothing but the request
 //!   table and the audit chain.
 //! - A repeated request id is answered by the first answer and applied once.
-//! - `usage`, `allocated`, `vms_by_node` and the name indices are what a recount would give.
+//! - `usage`, `allocated`, `vms_by_node`, `evictions_by_vm`, `macs` and the name indices are what a
+//!   recount would give.
+//! - A VM is granted to at most one node at a time, and is not granted anew while a node that is up
+//!   may still run it ([`State::may_bind`]).
 //!
 //! All tables are persistent maps: a clone is a pointer copy, so readers, the scheduler and snapshots
 //! never hold up `apply`.
+
+pub mod apply;
+pub mod invariants;
+pub mod limits;
+pub mod queries;
+pub mod snapshot;
 
 use imbl::{OrdMap, OrdSet, Vector};
 use scp_model::{
@@ -22,6 +43,10 @@ use scp_model::{
     vm::{Eviction, Vm},
 };
 use serde::{Deserialize, Serialize};
+
+pub use apply::Applied;
+pub use queries::{EventsGap, node_id_of};
+pub use snapshot::{Frames, Restore, SnapshotError};
 
 /// The replicated state of one city.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -46,13 +71,18 @@ pub struct State {
     pub vms: OrdMap<VmId, Vm>,
     pub evictions: OrdMap<(NodeId, VmId), Eviction>,
 
-    /// What each project has, for its quota.
+    /// What each project has, for its quota. One entry a project.
     pub usage: OrdMap<ProjectId, Usage>,
-    /// What is promised on each node: placements and evictions that are not fulfilled yet.
+    /// What is promised on each node: placements and evictions that are not fulfilled yet. One entry a
+    /// node.
     pub allocated: OrdMap<NodeId, Resources>,
     pub vms_by_node: OrdSet<(NodeId, VmId)>,
+    /// The evictions, by VM.
+    pub evictions_by_vm: OrdSet<(VmId, NodeId)>,
     /// Names in use, each within its scope.
     pub names: OrdMap<(NameScope, Name), Subject>,
+    /// Hardware addresses in use.
+    pub macs: OrdMap<[u8; 6], VmId>,
     /// Answers to recent requests, so that a retry is answered and not applied again.
     pub requests: Requests,
     /// The watch ring: the most recent events, oldest first.
@@ -88,24 +118,4 @@ pub enum NameScope {
 pub struct Requests {
     pub answers: OrdMap<RequestId, Answer>,
     pub order: Vector<RequestId>,
-}
-
-/// What applying one command gave.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Applied {
-    pub answer: Answer,
-    /// Also appended to [`State::events`].
-    pub events: Vec<Event>,
-}
-
-impl State {
-    /// What of a node may still be promised: overcommitted capacity less reserve and allocations.
-    pub fn free(&self, node: &Node) -> Resources {
-        self.offered(node).minus(self.allocated.get(&node.id).copied().unwrap_or_default())
-    }
-
-    /// What of a node may be promised in all.
-    pub fn offered(&self, node: &Node) -> Resources {
-        self.overcommit.of(node.profile.capacity.minus(node.profile.reserved))
-    }
 }

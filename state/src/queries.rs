@@ -1,0 +1,221 @@
+//! What readers ask: by name or id, what is visible, who is a member, what is free, what fits where.
+//!
+//! `find_*` take a name or an id: a name that looks like an id is taken for an id first.
+
+use std::str::FromStr;
+
+use scp_model::{
+    DepartmentId, Digest, Event, FlavorId, ImageId, KeypairId, Name, NodeId, ProjectId, PublicKey, Resources,
+    Subject, UserId, VmId,
+    explain::Obstacle,
+    flavor::Flavor,
+    image::{Image, Visibility},
+    node::Node,
+    tenancy::{CityRole, Department, Keypair, Project, ProjectRole, User},
+    vm::{Eviction, Vm, VmPhase},
+};
+use sha2::{Digest as _, Sha256};
+
+use crate::{NameScope, State, Usage};
+
+/// The id that follows from a node's key: the first eight bytes, big endian, of its SHA-256.
+pub fn node_id_of(key: &PublicKey) -> NodeId {
+    let hash = Sha256::digest(key.0);
+    NodeId(u64::from_be_bytes(*hash.first_chunk().expect("SHA-256 has 32 bytes")))
+}
+
+/// Events between what the watcher asked for and what the ring still has were lost to it: it reads the
+/// state anew and goes on from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("events before {oldest} are no longer kept")]
+pub struct EventsGap {
+    /// The oldest event still kept, or the next one when there is none.
+    pub oldest: u64,
+}
+
+/// Nodes.
+impl State {
+    /// What of a node may still be promised: overcommitted capacity less reserve and allocations.
+    pub fn free(&self, node: &Node) -> Resources {
+        self.offered(node).minus(self.allocated.get(&node.id).copied().unwrap_or_default())
+    }
+
+    /// What of a node may be promised in all.
+    pub fn offered(&self, node: &Node) -> Resources {
+        self.overcommit.of(node.profile.capacity.minus(node.profile.reserved))
+    }
+
+    pub fn find_node(&self, name_or_id: &str) -> Option<&Node> {
+        let by_id = NodeId::from_str(name_or_id).ok().and_then(|id| self.nodes.get(&id));
+        by_id.or_else(|| match self.named(NameScope::Nodes, name_or_id)? {
+            Subject::Node(id) => self.nodes.get(&id),
+            _ => None,
+        })
+    }
+
+    /// Whether the key belongs to a node of the city. A removed node's does not.
+    pub fn is_member(&self, key: &PublicKey) -> bool {
+        self.nodes.get(&node_id_of(key)).is_some_and(|node| node.public_key == *key)
+    }
+
+    pub fn nodes_up(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.is_up())
+    }
+
+    /// VMs placed on a node.
+    pub fn vms_on(&self, node: NodeId) -> impl Iterator<Item = &Vm> {
+        let whole = (node, VmId::from_u128(0))..=(node, VmId::from_u128(u128::MAX));
+        self.vms_by_node.range(whole).filter_map(|(_, vm)| self.vms.get(vm))
+    }
+
+    /// What a node is to remove before it does anything else.
+    pub fn evictions_on(&self, node: NodeId) -> impl Iterator<Item = &Eviction> {
+        let whole = (node, VmId::from_u128(0))..=(node, VmId::from_u128(u128::MAX));
+        self.evictions.range(whole).map(|(_, eviction)| eviction)
+    }
+}
+
+/// Tenancy.
+impl State {
+    pub fn find_department(&self, name_or_id: &str) -> Option<&Department> {
+        let by_id = DepartmentId::from_str(name_or_id).ok().and_then(|id| self.departments.get(&id));
+        by_id.or_else(|| match self.named(NameScope::Departments, name_or_id)? {
+            Subject::Department(id) => self.departments.get(&id),
+            _ => None,
+        })
+    }
+
+    /// A project of a department.
+    pub fn find_project(&self, department: DepartmentId, name_or_id: &str) -> Option<&Project> {
+        let by_id = ProjectId::from_str(name_or_id).ok().and_then(|id| self.projects.get(&id));
+        let by_id = by_id.filter(|project| project.department == department);
+        by_id.or_else(|| match self.named(NameScope::Projects(department), name_or_id)? {
+            Subject::Project(id) => self.projects.get(&id),
+            _ => None,
+        })
+    }
+
+    pub fn find_user(&self, name_or_id: &str) -> Option<&User> {
+        let by_id = UserId::from_str(name_or_id).ok().and_then(|id| self.users.get(&id));
+        by_id.or_else(|| match self.named(NameScope::Users, name_or_id)? {
+            Subject::User(id) => self.users.get(&id),
+            _ => None,
+        })
+    }
+
+    pub fn find_keypair(&self, project: ProjectId, name_or_id: &str) -> Option<&Keypair> {
+        let by_id = KeypairId::from_str(name_or_id).ok().and_then(|id| self.keypairs.get(&id));
+        let by_id = by_id.filter(|keypair| keypair.project == project);
+        by_id.or_else(|| match self.named(NameScope::Keypairs(project), name_or_id)? {
+            Subject::Keypair(id) => self.keypairs.get(&id),
+            _ => None,
+        })
+    }
+
+    pub fn usage_of(&self, project: ProjectId) -> Usage {
+        self.usage.get(&project).copied().unwrap_or_default()
+    }
+
+    /// Enabled users with the admin role.
+    pub fn admins(&self) -> impl Iterator<Item = &User> {
+        self.users.values().filter(|user| user.enabled && user.city_roles.contains(&CityRole::Admin))
+    }
+
+    /// A user's role in a project, by grant; none for a disabled user.
+    pub fn role_in(&self, user: UserId, project: ProjectId) -> Option<ProjectRole> {
+        self.users.get(&user).filter(|user| user.enabled)?.grants.get(&project).copied()
+    }
+}
+
+/// Flavors, images, VMs.
+impl State {
+    pub fn find_flavor(&self, name_or_id: &str) -> Option<&Flavor> {
+        let by_id = FlavorId::from_str(name_or_id).ok().and_then(|id| self.flavors.get(&id));
+        by_id.or_else(|| match self.named(NameScope::Flavors, name_or_id)? {
+            Subject::Flavor(id) => self.flavors.get(&id),
+            _ => None,
+        })
+    }
+
+    pub fn image_is_visible(&self, image: &Image, project: ProjectId) -> bool {
+        image.project == project || image.visibility == Visibility::Public
+    }
+
+    /// The project's own images and the city's public ones.
+    pub fn visible_images(&self, project: ProjectId) -> impl Iterator<Item = &Image> {
+        self.images.values().filter(move |image| self.image_is_visible(image, project))
+    }
+
+    /// An image that the project may use: its own of that name before a public one, the oldest public
+    /// one first.
+    pub fn find_image(&self, project: ProjectId, name_or_id: &str) -> Option<&Image> {
+        let by_id = ImageId::from_str(name_or_id).ok().and_then(|id| self.images.get(&id));
+        let by_id = by_id.filter(|image| self.image_is_visible(image, project));
+        let own = || match self.named(NameScope::Images(project), name_or_id)? {
+            Subject::Image(id) => self.images.get(&id),
+            _ => None,
+        };
+        let public = || {
+            let named = self.visible_images(project).filter(|image| image.name.as_str() == name_or_id);
+            named.min_by_key(|image| (image.created_at, image.id))
+        };
+        by_id.or_else(own).or_else(public)
+    }
+
+    pub fn find_vm(&self, project: ProjectId, name_or_id: &str) -> Option<&Vm> {
+        let by_id = VmId::from_str(name_or_id).ok().and_then(|id| self.vms.get(&id));
+        let by_id = by_id.filter(|vm| vm.spec.project == project);
+        by_id.or_else(|| match self.named(NameScope::Vms(project), name_or_id)? {
+            Subject::Vm(id) => self.vms.get(&id),
+            _ => None,
+        })
+    }
+
+    /// A VM's order of removal on each node that may still hold it.
+    pub fn evictions_of(&self, vm: VmId) -> impl Iterator<Item = &Eviction> {
+        let whole = (vm, NodeId(0))..=(vm, NodeId(u64::MAX));
+        self.evictions_by_vm.range(whole).filter_map(|(vm, node)| self.evictions.get(&(*node, *vm)))
+    }
+
+    /// Whether a VM may be bound now: it is pending, and no node that is *up* still has to remove it.
+    ///
+    /// A node that is down cannot be asked; its instance is fenced by its epoch, and the node removes
+    /// it before anything else when it comes back.
+    pub fn may_bind(&self, vm: &Vm) -> bool {
+        vm.status.phase == VmPhase::Pending && vm.placement.is_none() && self.holdout(vm.id).is_none()
+    }
+
+    /// A node that is up and still has to remove the VM.
+    pub fn holdout(&self, vm: VmId) -> Option<&Node> {
+        let mut nodes = self.evictions_of(vm).filter_map(|eviction| self.nodes.get(&eviction.node));
+        nodes.find(|node| node.is_up())
+    }
+
+    /// The first check that a node does not pass for a VM; none: the VM may be bound there.
+    pub fn obstacle(&self, _vm: &Vm, _node: &Node) -> Option<Obstacle> {
+        None
+    }
+}
+
+/// Names, events, audit.
+impl State {
+    /// What has this name in its scope.
+    pub fn named(&self, scope: NameScope, name: &str) -> Option<Subject> {
+        let name = Name::new(name).ok()?;
+        self.names.get(&(scope, name)).copied()
+    }
+
+    /// Events from `sequence` on, oldest first.
+    pub fn events_from(&self, sequence: u64) -> Result<impl Iterator<Item = &Event>, EventsGap> {
+        let oldest = self.next_event - self.events.len() as u64;
+        match usize::try_from(sequence.saturating_sub(oldest)) {
+            Ok(skip) if sequence >= oldest => Ok(self.events.iter().skip(skip)),
+            _ => Err(EventsGap { oldest }),
+        }
+    }
+
+    /// Head of the audit chain.
+    pub fn audit(&self) -> Digest {
+        self.audit_head
+    }
+}

@@ -1,1 +1,51 @@
-//! scp-mesh
+#![allow(clippy::unimplemented)]
+//! Who is there and how to reach them: identity, authority, join, QUIC transport, gossip, observers.
+//!
+//! ```text
+//!   identity ── key, certificate, authority's certificate on disk     authority ── issues, seals its key
+//!        │                                                                │
+//!        ▼                 one QUIC endpoint a node, TLS 1.3 both ways    │ join, renew
+//!   Mesh (transport) ◀────────────────────────────────────────────────────┘
+//!     lanes: raft · forward · bulk · renew   request and answer, or a duplex byte stream
+//!            gossip · probe                  one-way messages, best effort
+//!            join                            what a stranger may say, and nothing else
+//!        │
+//!        ├── gossip   chitchat in cells of at most 200: facts and a slow view of who lives
+//!        └── observe  heartbeats between each node and its few observers: silence, fast
+//! ```
+//!
+//! # Guarantees
+//! - A peer *is* its ed25519 key: [`NodeId`](scp_model::NodeId) is derived from it and checked in every
+//!   handshake. Names and addresses prove nothing.
+//! - Whoever is not of the city reaches the join lane only; whoever was removed reaches nothing; a member
+//!   whose certificate ran out reaches the renew lane only, and is renewed there.
+//! - Every queue, frame and number of requests under way is bounded by a constant with its reason.
+//! - A dead peer delays nobody's calls to the living.
+//!
+//! # Caveats
+//! - A request whose answer is lost may have been carried out: requests are idempotent, or carry an id.
+//! - Gossip and heartbeats may be lost, and are repeated.
+
+pub mod authority;
+pub mod certificate;
+pub mod clock;
+pub mod gossip;
+pub mod identity;
+pub mod join;
+pub mod lane;
+pub mod mesh;
+pub mod observe;
+pub mod renew;
+pub mod token;
+pub mod transport;
+
+pub use authority::{Authority, AuthorityError, CityKey};
+pub use clock::{Clock, SystemClock};
+pub use gossip::{Gossip, MemberView};
+pub use identity::{Identity, IdentityDirectory, IdentityError, NodeKey};
+pub use join::{JoinError, JoinRefusal, JoinReply, JoinRequest, Stranger};
+pub use lane::Lane;
+pub use mesh::{Members, Mesh, MeshConfig, Ports};
+pub use observe::{Observer, Verdict};
+pub use token::{JoinToken, TokenError};
+pub use transport::{Duplex, MeshError, Refusal, RefusalKind, Service, StreamHandler, Transport};

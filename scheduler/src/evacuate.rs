@@ -1,0 +1,94 @@
+//! VMs off nodes that are down or draining -> `EvacuateVm`.
+//!
+//! # From a node that is down
+//! At once, all of them, unless the brake holds ([`health`](crate::health)). Only VMs that are to run:
+//! a stopped one loses its local disk by moving and gains nothing; when it is started, it is moved.
+//! And only VMs for which there is room now: one that fits nowhere keeps its placement, and comes back
+//! with its node, disk and all.
+//!
+//! # From a node that is draining
+//! [`DRAIN_MOVES_MAX`] at a time: the next ones go when the node confirmed that it removed the last
+//! ones. All of them, stopped ones too: the node is to become empty. A VM that fits nowhere stays, and
+//! `explain` says why. Of an anti-affinity group one member moves at a time, and only while all others
+//! that are to run do run: such a group is there so that one of it always answers.
+
+use scp_model::{
+    Command, NodeId,
+    command::EvacuateVm,
+    sandbox::Power,
+    vm::{Vm, VmPhase},
+};
+use scp_state::State;
+
+use crate::{
+    Round,
+    board::Board,
+    health,
+    survey::{Survey, group_of},
+    view::View,
+};
+
+/// VMs on their way off one draining node at once. Their starts elsewhere are what loads the city; two
+/// keep one working while the other waits for its image.
+pub const DRAIN_MOVES_MAX: usize = 2;
+
+/// Evacuations of at most `room` VMs. The place that each is going to find is taken from the board, so
+/// that no more are sent away than fit.
+pub(crate) fn evacuate<'a>(round: &Round<'a>, board: &mut Board<'a>, room: usize) -> Vec<Command> {
+    let Round { state, view, survey } = round;
+    let braked = braked_nodes(state, view);
+    let mut commands = Vec::new();
+    for node in state.nodes.values() {
+        let mut leaving: Vec<&Vm> = match (node.is_up(), node.draining) {
+            (false, _) if braked.contains(&node.id) => continue,
+            (false, _) => state.vms_on(node.id).filter(|vm| vm.spec.power == Power::Running).collect(),
+            (true, true) => drainable(state, survey, node.id),
+            (true, false) => continue,
+        };
+        leaving.retain(|vm| !vm.is_deleting());
+        // The large ones first: small ones still fit afterwards, not the other way round.
+        leaving.sort_by_key(|vm| (std::cmp::Reverse(vm.spec.resources.memory_mib), vm.id));
+        let mut moves = match node.is_up() {
+            true => DRAIN_MOVES_MAX.saturating_sub(state.evictions_on(node.id).count()),
+            false => room,
+        };
+        for vm in leaving {
+            if moves == 0 || commands.len() == room {
+                break;
+            }
+            commands.extend(send_away(vm, board).inspect(|_| moves -= 1));
+        }
+    }
+    commands
+}
+
+fn send_away<'a>(vm: &'a Vm, board: &mut Board<'a>) -> Option<Command> {
+    let placement = vm.placement?;
+    let to = board.best(vm, |node| node == placement.node)?;
+    board.bind(vm, to);
+    Some(Command::EvacuateVm(EvacuateVm { vm: vm.id, epoch: placement.epoch }))
+}
+
+fn braked_nodes(state: &State, view: &View) -> Vec<NodeId> {
+    let braked = health::vanishings(state, view).into_iter().filter(|vanishing| vanishing.braked);
+    braked.flat_map(|vanishing| vanishing.nodes).collect()
+}
+
+/// VMs of a draining node whose group can do without them for a moment; of one group only the first.
+fn drainable<'a>(state: &'a State, survey: &Survey<'a>, node: NodeId) -> Vec<&'a Vm> {
+    let mut groups = std::collections::BTreeSet::new();
+    let can_go = |vm: &&Vm| match group_of(vm) {
+        None => true,
+        Some(group) => {
+            let mates = survey.groups.get(&group).map(Vec::as_slice).unwrap_or_default();
+            let waiting = survey.pending.iter().any(|mate| group_of(mate) == Some(group));
+            !waiting && mates.iter().filter(|mate| mate.id != vm.id).all(|mate| answers(mate))
+        }
+    };
+    let able = state.vms_on(node).filter(can_go);
+    able.filter(|vm| group_of(vm).is_none_or(|group| groups.insert(group))).collect()
+}
+
+fn answers(vm: &Vm) -> bool {
+    vm.spec.power == Power::Stopped || vm.status.phase == VmPhase::Running
+}

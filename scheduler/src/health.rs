@@ -1,0 +1,143 @@
+//! Who is down, who is back, and the brake.
+//!
+//! # When a node is declared down
+//! The leader has not heard of it for [`SILENCE_LEADER_MS`], **and** more than half of the observers
+//! that answered have not either, for [`SILENCE_MS_MIN`]. An observer that does not answer does not
+//! count. When none answered, the leader's word suffices only if none could: there is no other node
+//! than the two, or every observer is down or silent itself. A node that was stalled for 2 s is
+//! therefore not declared down; one that was killed is, within 3 s.
+//!
+//! Declaring a node down is never braked. It is true (nobody reaches it), it moves nothing by itself,
+//! and it is taken back as soon as the node is heard.
+//!
+//! # The brake
+//! Moving VMs is what cannot be taken back: their disks are local. Losses that came together (each
+//! within [`VANISHING_MS`] of the next) are one *vanishing*. It is **braked**, and nothing is evacuated
+//! from its nodes, if it took more than one node and more than [`BRAKE_PERCENT`] of those there were,
+//! until both hold:
+//! - the nodes that are left are more than half of those there were. The leader that proposes the
+//!   evacuation needs a majority of the voters to commit it, but three voters in one room do not prove
+//!   that the other rooms are gone: that is what the count of nodes is for;
+//! - the last of them has been silent for [`BRAKE_HOLD_MS`]: a switch that restarts takes nodes away
+//!   and brings them back.
+//!
+//! | city | vanished at once | what happens |
+//! |---|---|---|
+//! | 2 nodes | 1 | one node is never braked: evacuated at once |
+//! | 3 nodes | 1 | evacuated at once |
+//! | 5 nodes | 2 | 40 %: declared down at once; 3 of 5 are left, so evacuated when silent for 15 s |
+//! | 4 nodes | 2 | half is not more than half: nothing moves until one is back or is removed by force |
+//! | 10 nodes | 6, the leader keeps its voters | nothing moves: it may be we who are cut off |
+//!
+//! `scpctl node remove --force` is the operator's word that a node is gone; it is never braked.
+
+use scp_model::{
+    Command, NodeId, Timestamp,
+    command::{MarkNodeDown, MarkNodeUp},
+    node::{Evidence, Liveness, SILENCE_MS_MIN},
+};
+use scp_state::State;
+
+use crate::view::{Suspicion, View};
+
+/// Silence at the leader before a node may be declared down, in milliseconds. Half a second above what
+/// the state demands: the last heartbeat before a stall of 2 s may be that old when the stall begins.
+pub const SILENCE_LEADER_MS: u64 = 2_500;
+
+/// Losses closer to each other than this, in milliseconds, are one vanishing: racks and switches fail
+/// within seconds, two independent servers hardly ever within a minute.
+pub const VANISHING_MS: u64 = 60_000;
+
+/// A vanishing that took more of the nodes than this, in percent, is braked.
+pub const BRAKE_PERCENT: usize = 30;
+
+/// How long the last node of a braked vanishing must have been silent, in milliseconds. Above the
+/// time in which a switch port forwards again after a link flap (RSTP some seconds).
+pub const BRAKE_HOLD_MS: u64 = 15_000;
+
+/// A new leader declares nobody down for this long, in milliseconds: peers that sent to the old leader
+/// get the chance to be heard by the new one.
+pub const LEADER_SETTLE_MS: u64 = 500;
+
+/// Declarations for at most `room` nodes, in the order of ids.
+pub(crate) fn health(state: &State, view: &View, room: usize) -> Vec<Command> {
+    let settled = view.now.since_ms(view.leader_since) >= LEADER_SETTLE_MS;
+    let declare = |node: NodeId| {
+        let known = state.nodes.get(&node)?;
+        let suspicion = view.suspicions.iter().find(|suspicion| suspicion.node == node);
+        match suspicion {
+            Some(Suspicion { evidence, .. }) if settled && known.is_up() && node != view.me => {
+                let enough = is_enough(state, view, evidence);
+                enough.then(|| Command::MarkNodeDown(MarkNodeDown { node, evidence: evidence.clone() }))
+            }
+            Some(_) => None,
+            None => {
+                let back = !known.is_up() && (view.heard.contains(&node) || node == view.me);
+                back.then_some(Command::MarkNodeUp(MarkNodeUp { node }))
+            }
+        }
+    };
+    state.nodes.keys().copied().filter_map(declare).take(room).collect()
+}
+
+/// Whether the evidence suffices to declare a node down.
+fn is_enough(state: &State, view: &View, evidence: &Evidence) -> bool {
+    if evidence.leader_silence_ms < SILENCE_LEADER_MS {
+        return false;
+    }
+    let answers: Vec<u64> = evidence.observers.iter().filter_map(|(_, silence)| *silence).collect();
+    if answers.is_empty() {
+        let could = |id: &NodeId| *id != view.me && is_present(state, view, *id);
+        return !evidence.observers.iter().any(|(observer, _)| could(observer));
+    }
+    let silent = answers.iter().filter(|silence| **silence >= SILENCE_MS_MIN).count();
+    silent * 2 > answers.len()
+}
+
+/// Marked up, and not suspected.
+fn is_present(state: &State, view: &View, id: NodeId) -> bool {
+    let suspected = view.suspicions.iter().any(|suspicion| suspicion.node == id);
+    !suspected && state.nodes.get(&id).is_some_and(|node| node.is_up())
+}
+
+/// Nodes that were lost together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vanishing {
+    /// In the order in which they were heard last.
+    pub nodes: Vec<NodeId>,
+    /// Nodes of the city before, without those lost in earlier vanishings.
+    pub nodes_before: usize,
+    /// Whether nothing may be evacuated from them for now.
+    pub braked: bool,
+}
+
+/// All nodes that are down or silent, by vanishing, the earliest first.
+pub fn vanishings(state: &State, view: &View) -> Vec<Vanishing> {
+    let mut lost: Vec<(Timestamp, NodeId)> =
+        state.nodes.keys().filter_map(|id| lost_at(state, view, *id)).collect();
+    lost.sort_unstable();
+    let present = state.nodes.len() - lost.len();
+    let mut nodes_before = state.nodes.len();
+    let mut vanishings = Vec::new();
+    for group in lost.chunk_by(|(a, _), (b, _)| b.since_ms(*a) <= VANISHING_MS) {
+        let (last, _) = group.last().expect("chunk_by gives no empty chunks");
+        let large = group.len() > 1 && group.len() * 100 > nodes_before * BRAKE_PERCENT;
+        let explained = present * 2 > nodes_before && view.now.since_ms(*last) >= BRAKE_HOLD_MS;
+        let nodes = group.iter().map(|(_, node)| *node).collect();
+        vanishings.push(Vanishing { nodes, nodes_before, braked: large && !explained });
+        nodes_before -= group.len();
+    }
+    vanishings
+}
+
+/// When a node that is down or silent was last heard of.
+fn lost_at(state: &State, view: &View, id: NodeId) -> Option<(Timestamp, NodeId)> {
+    let before = |at: Timestamp, silence_ms: u64| Timestamp(at.0.saturating_sub(silence_ms));
+    match &state.nodes.get(&id)?.liveness {
+        Liveness::Down { since, evidence } => Some((before(*since, evidence.leader_silence_ms), id)),
+        Liveness::Up => {
+            let suspicion = view.suspicions.iter().find(|suspicion| suspicion.node == id)?;
+            Some((before(view.now, suspicion.evidence.leader_silence_ms), id))
+        }
+    }
+}

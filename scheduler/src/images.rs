@@ -1,0 +1,140 @@
+//! Copies of images -> `AssignImage`.
+//!
+//! Each image is to be on [`IMAGE_REPLICAS`] nodes, spread over zones, and beside those on every node
+//! that a VM using it is bound to (its overlay reads from it all its life).
+//!
+//! - A copy on a node that is down is still counted for [`DOWN_GRACE_MS`], as long as two others are
+//!   there: a restart of a server moves no gigabytes.
+//! - A copy that failed is tried again there after [`RETRY_MS`] if it is needed there; for the count
+//!   another node is taken at once.
+//! - A copy that is neither needed nor missing from the count is given up, one an image and round, and
+//!   only while [`IMAGE_REPLICAS`] others are whole. Copies on nodes that are leaving go first.
+
+use std::{cmp::Reverse, collections::BTreeSet};
+
+use scp_model::{
+    Command, NodeId, Timestamp,
+    command::AssignImage,
+    image::{IMAGE_REPLICAS, Image, ReplicaStatus},
+    node::{Liveness, Node},
+};
+use scp_state::State;
+
+use crate::Round;
+
+/// After which time a failed copy is tried again on the same node, in milliseconds. A full disk or a
+/// broken path is rarely mended sooner.
+pub const RETRY_MS: u64 = 5 * 60_000;
+
+/// For how long a node that is down still counts as holder, in milliseconds: servers restart in this.
+pub const DOWN_GRACE_MS: u64 = 10 * 60_000;
+
+/// Whole copies on nodes that are up, below which nobody waits for a node that is down.
+const HELD_MIN: usize = 2;
+
+/// At most `room` assignments, images in the order of their ids.
+pub(crate) fn images(round: &Round<'_>, room: usize) -> Vec<Command> {
+    let Round { state, view, survey } = round;
+    let nobody = BTreeSet::new();
+    let orders = state.images.values().flat_map(|image| {
+        let used_on = survey.images_used.get(&image.id).unwrap_or(&nobody);
+        let copies = Copies { state, image, used_on, now: view.now };
+        let order = |(node, wanted)| Command::AssignImage(AssignImage { image: image.id, node, wanted });
+        let wanted = copies.missing().into_iter().map(|node| (node, true));
+        wanted.chain(copies.surplus().map(|node| (node, false))).map(order).collect::<Vec<_>>()
+    });
+    orders.take(room).collect()
+}
+
+struct Copies<'a> {
+    state: &'a State,
+    image: &'a Image,
+    used_on: &'a BTreeSet<NodeId>,
+    now: Timestamp,
+}
+
+impl<'a> Copies<'a> {
+    /// Nodes that are to fetch a copy.
+    fn missing(&self) -> Vec<NodeId> {
+        let used = self.used_on.iter().copied().filter(|node| self.is_up(*node) && self.may_ask(*node));
+        let mut ask: Vec<NodeId> = used.collect();
+        let counted = self.counted();
+        let mut chosen: Vec<NodeId> = counted.iter().chain(&ask).copied().collect();
+        while chosen.len() < IMAGE_REPLICAS {
+            let Some(next) = self.best_beside(&chosen) else { break };
+            chosen.push(next);
+            ask.push(next);
+        }
+        ask
+    }
+
+    /// A whole copy that nobody misses.
+    fn surplus(&self) -> Option<NodeId> {
+        let lasting = |node: &NodeId| self.is_up(*node) && !self.is_draining(*node);
+        let held: Vec<NodeId> = self.image.holders().filter(|node| self.is_up(*node)).collect();
+        let spare = held.iter().copied().filter(|node| !self.used_on.contains(node));
+        let left_without =
+            |node: NodeId| held.iter().filter(|other| **other != node && lasting(other)).count();
+        let spare = spare.filter(|node| left_without(*node) >= IMAGE_REPLICAS);
+        spare.max_by_key(|node| (self.is_draining(*node), self.zone_mates(*node, &held), *node))
+    }
+
+    /// Copies that count towards [`IMAGE_REPLICAS`]: there or on their way, on a node that stays.
+    fn counted(&self) -> Vec<NodeId> {
+        let held_up = self.image.holders().filter(|node| self.is_up(*node)).count();
+        let counts = |node: &Node| match &node.liveness {
+            Liveness::Up => !node.draining,
+            Liveness::Down { since, .. } => {
+                held_up >= HELD_MIN && !node.draining && self.now.since_ms(*since) < DOWN_GRACE_MS
+            }
+        };
+        let good = self.image.replicas.iter().filter(|(_, status)| match status {
+            ReplicaStatus::Held | ReplicaStatus::Assigned => true,
+            ReplicaStatus::Failed { .. } => false,
+        });
+        let good = good.filter(|(node, _)| self.state.nodes.get(*node).is_some_and(counts));
+        good.map(|(node, _)| *node).collect()
+    }
+
+    /// The node that a copy beside those chosen is best on: in a zone with the fewest of them, running
+    /// VMs (they may need it), with the most disk free.
+    fn best_beside(&self, chosen: &[NodeId]) -> Option<NodeId> {
+        let up = self.state.nodes.values().filter(|node| node.is_up() && !node.draining);
+        let able =
+            up.filter(|node| !chosen.contains(&node.id) && !self.image.replicas.contains_key(&node.id));
+        let retried = self.state.nodes.values().filter(|node| {
+            let failed = matches!(self.image.replicas.get(&node.id), Some(ReplicaStatus::Failed { .. }));
+            let fit = node.is_up() && !node.draining && !chosen.contains(&node.id);
+            fit && failed && self.may_ask(node.id)
+        });
+        let best = able.chain(retried).min_by_key(|node| {
+            let runs_none = !node.profile.compute.runs_vms() || !node.schedulable;
+            let failed = self.image.replicas.contains_key(&node.id);
+            let free = Reverse(self.state.free(node).disk_mib);
+            (failed, self.zone_mates(node.id, chosen), runs_none, free, node.id)
+        });
+        best.map(|node| node.id)
+    }
+
+    /// Whether a copy can be ordered there: it has not been, or it failed long enough ago.
+    fn may_ask(&self, node: NodeId) -> bool {
+        match self.image.replicas.get(&node) {
+            None => true,
+            Some(ReplicaStatus::Held | ReplicaStatus::Assigned) => false,
+            Some(ReplicaStatus::Failed { at, .. }) => self.now.since_ms(*at) >= RETRY_MS,
+        }
+    }
+
+    fn zone_mates(&self, node: NodeId, among: &[NodeId]) -> usize {
+        let zone = |id: &NodeId| self.state.nodes.get(id).map(|node| &node.profile.zone);
+        among.iter().filter(|other| **other != node && zone(other) == zone(&node)).count()
+    }
+
+    fn is_up(&self, node: NodeId) -> bool {
+        self.state.nodes.get(&node).is_some_and(Node::is_up)
+    }
+
+    fn is_draining(&self, node: NodeId) -> bool {
+        self.state.nodes.get(&node).is_some_and(|node| node.draining)
+    }
+}

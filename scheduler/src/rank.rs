@@ -1,0 +1,61 @@
+//! Which of two feasible nodes is better. The order of the fields **is** the policy; the smallest wins.
+
+use scp_model::{
+    NodeId, Resources,
+    image::{Image, ReplicaStatus},
+};
+
+use crate::board::Slot;
+
+/// How well a node suits a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    /// VMs of its anti-affinity group in the node's zone: a group is spread over what dies together,
+    /// not only over nodes. 0 for a VM without a group.
+    pub zone_mates: usize,
+    /// Eighths of the node's memory that would be promised. Spreading comes before the image, but
+    /// coarsely: otherwise either every VM would start where its image happens to be until those nodes
+    /// are full, or one MiB more free memory would be worth fetching gigabytes.
+    pub memory_taken_eighths: u64,
+    /// What the start waits for.
+    pub image: ImageDistance,
+    /// The same as above, exactly: parts in a million.
+    pub memory_taken_ppm: u64,
+    /// Parts in a million of the vCPUs that would be promised.
+    pub vcpus_taken_ppm: u64,
+    /// Makes the order total, so that every leader decides alike.
+    pub node: NodeId,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ImageDistance {
+    Held,
+    /// On its way.
+    Assigned,
+    Elsewhere,
+}
+
+impl Rank {
+    pub(crate) fn new(zone_mates: usize, image: Option<&Image>, slot: &Slot<'_>, needs: Resources) -> Self {
+        let after = slot.free.minus(needs);
+        let memory_taken_ppm = taken_ppm(after.memory_mib, slot.offered.memory_mib);
+        let image = match image.and_then(|image| image.replicas.get(&slot.node.id)) {
+            Some(ReplicaStatus::Held) => ImageDistance::Held,
+            Some(ReplicaStatus::Assigned) => ImageDistance::Assigned,
+            Some(ReplicaStatus::Failed { .. }) | None => ImageDistance::Elsewhere,
+        };
+        Self {
+            zone_mates,
+            memory_taken_eighths: memory_taken_ppm / 125_000,
+            image,
+            memory_taken_ppm,
+            vcpus_taken_ppm: taken_ppm(after.vcpus, slot.offered.vcpus),
+            node: slot.node.id,
+        }
+    }
+}
+
+fn taken_ppm(free: u64, offered: u64) -> u64 {
+    let taken = u128::from(offered.saturating_sub(free)) * 1_000_000;
+    u64::try_from(taken / u128::from(offered.max(1))).expect("a share of the whole is at most a million")
+}

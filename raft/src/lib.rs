@@ -1,1 +1,32 @@
-//! scp-raft
+//! Agreement: one replicated log, applied in the same order on every node.
+//!
+//! This crate knows bytes, not VMs, and node ids, not addresses.
+//!
+//! ```text
+//!              write ─┐                                   ┌─▶ Machine (port): apply, snapshot, restore
+//!  linearizable ─────▶│ Raft ──▶ openraft ──▶ applier ────┤
+//!  status ◀───────────┘   ▲         │                     └─▶ snapshots ──┐
+//!                         │         ├──▶ log: segments, group commit ─────┴─▶ Disk (port)
+//!            answer(from) │         └──▶ peers: codec frames ───────────────▶ Network (port)
+//!                         └───────────────────────────────────────────────────┘
+//! ```
+
+pub mod config;
+pub mod disk;
+pub mod error;
+pub mod log;
+pub mod machine;
+pub mod network;
+pub mod raft;
+pub mod status;
+#[allow(dead_code)]
+mod types;
+
+pub use config::{COMMAND_BYTES_MAX, Config};
+pub use disk::{Disk, DiskError, DiskFile, FileDisk};
+pub use error::{ChangeError, ReadError, StartError, TransferError, WriteError};
+pub use log::LogError;
+pub use machine::{Machine, MachineSnapshot};
+pub use network::{Network, REQUEST_BYTES_MAX, Unreachable};
+pub use raft::{Applied, Ports, Raft};
+pub use status::{Peer, Role, Status};

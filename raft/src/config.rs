@@ -1,0 +1,94 @@
+//! Timing and sizes.
+//!
+//! Failover: a follower asks for votes when `election_timeout_max` (the leader's lease) and its own
+//! random election timeout have passed since it last heard from the leader. With 225 to 375 ms that is
+//! 0.6 to 0.75 s after the leader's death, then two round trips and two syncs; a split vote costs
+//! another 0.3 s at most. Shorter timeouts (150 to 300 ms gave 0.6 s) were measured too, but a loaded
+//! machine that stalls for a third of a second should not lose its leader.
+
+use std::time::Duration;
+
+use scp_model::NodeId;
+
+/// The largest command. Batches, segments and frames are sized for it.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node: NodeId,
+    /// How often a leader says that it is there.
+    pub heartbeat: Duration,
+    pub election_timeout_min: Duration,
+    /// Also the lease within which followers refuse to vote for another.
+    pub election_timeout_max: Duration,
+    /// How long one call to a peer may take. Longer than a slow sync, shorter than a person's patience.
+    pub call_timeout: Duration,
+    /// How long a write waits for its quorum before its outcome is reported as unknown.
+    pub write_timeout: Duration,
+    /// How long a linearizable read waits for its leader, quorum and the local log.
+    pub read_timeout: Duration,
+    /// Writes under way at once. Beyond that they are refused: a queue would only add to their age.
+    pub writes_max: usize,
+    /// Bytes of one log segment. Two are allocated at any time: the one written to and a spare, which
+    /// is the reserve that keeps elections and started writes going when the disk is full.
+    pub segment_bytes: u64,
+    /// A snapshot is taken when so many bytes were logged since the last one. Also bounds what a start
+    /// replays, and the entries kept in memory.
+    pub snapshot_log_bytes: u64,
+    /// Bytes of log kept although a snapshot covers them, for followers that are a little behind.
+    pub keep_log_bytes: u64,
+    /// Bytes of one chunk of a snapshot on its way to a peer.
+    pub chunk_bytes: usize,
+    /// How often a full or failed disk is tried again.
+    pub retry: Duration,
+}
+
+impl Config {
+    /// What production uses.
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            heartbeat: Duration::from_millis(75),
+            election_timeout_min: Duration::from_millis(225),
+            election_timeout_max: Duration::from_millis(375),
+            call_timeout: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(5),
+            writes_max: 4096,
+            segment_bytes: 16 << 20,
+            snapshot_log_bytes: 32 << 20,
+            keep_log_bytes: 8 << 20,
+            chunk_bytes: 1 << 20,
+            retry: Duration::from_secs(1),
+        }
+    }
+
+    #[allow(dead_code)]
+    pub(crate) fn openraft(&self) -> Result<openraft::Config, String> {
+        let millis = |duration: Duration| duration.as_millis() as u64;
+        openraft::Config {
+            cluster_name: "scp".into(),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election_timeout_min),
+            election_timeout_max: millis(self.election_timeout_max),
+            install_snapshot_timeout: millis(self.call_timeout),
+            // Bytes bound a batch (see LogReader); this only bounds the bookkeeping.
+            max_payload_entries: 1024,
+            max_append_entries: Some(4096),
+            // A learner counts as caught up when it is so close behind.
+            replication_lag_threshold: 1000,
+            // Snapshots are taken, and the log is purged, by bytes: see `keeper`.
+            snapshot_policy: openraft::SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX >> 1,
+            backoff: "50ms 100ms 200ms ...500ms".into(),
+            enable_pre_vote: Some(true),
+            // A leader that lost its quorum falls silent long enough for the others to elect one.
+            quorum_loss_probe_interval: Some(2 * millis(self.election_timeout_max) + 50),
+            // A restarted leader has to be elected: its state may be behind what it once answered.
+            enable_leader_restore: Some(false),
+            ..Default::default()
+        }
+        .validate()
+        .map_err(|error| error.to_string())
+    }
+}

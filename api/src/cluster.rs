@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 use scp_model::{
-    Answer, ImageId, NodeId, Proposal, Timestamp, VmId, explain::Explanation, image::ImageContent,
+    Answer, ImageId, JoinTokenId, NodeId, Proposal, Timestamp, VmId, explain::Explanation,
+    image::ImageContent,
 };
 use scp_state::State;
 use tokio::sync::watch;
@@ -101,6 +102,9 @@ pub trait Cluster: Send + Sync + 'static {
     async fn vm_stats(&self, vm: VmId) -> Result<VmStats, ClusterError>;
     /// Fingerprint of the city's authority and address to join at, for join tokens.
     fn join_hint(&self) -> JoinHint;
+    /// The join token as text. Its format is the mesh's, so the API does not make it itself; the state
+    /// holds the SHA-256 of the 16 bytes.
+    fn join_token_text(&self, id: JoinTokenId, secret: &[u8; 16]) -> String;
 }
 
 /// What a join token carries beside its secret.

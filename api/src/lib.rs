@@ -1,4 +1,6 @@
 //! HTTP: native v1 + OpenAPI and the typed client. Translates, never decides.
 
+pub mod client;
 pub mod cluster;
 pub mod local;
+pub mod v1;

@@ -1,0 +1,168 @@
+//! The typed client: one method a route.
+//!
+//! # Guarantees
+//! - Any node will do: the addresses are tried in turn, the one that answered last first.
+//! - Every write carries an idempotency key and, where it creates, an id, both made once a call. A lost
+//!   connection or a 503 is therefore repeated (with backoff, until the deadline) without doing anything
+//!   twice.
+//! - Only the city's own certificate authority is trusted. Which node answers does not matter, so its
+//!   certificate is not bound to an address and a node may be re-addressed; see [`tls`].
+//!
+//! # Errors
+//! [`ClientError::Problem`] is the server's own account, with its remedy. [`ClientError::Unreachable`]:
+//! nobody was asked. [`ClientError::Lost`]: asked, and the answer is not known.
+
+mod calls;
+mod console;
+mod send;
+mod tls;
+mod upload;
+mod watch;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use scp_model::RequestId;
+
+pub use self::{
+    calls::collect,
+    console::{Console, ConsoleInput, ConsoleOutput},
+    tls::client_config,
+    upload::Upload,
+    watch::{Watch, Watched},
+};
+use crate::v1::{Consistency, Problem};
+
+/// How long a call may take in all, retries included, unless set otherwise.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+
+/// A connection to a city. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    token: Option<Arc<str>>,
+    consistency: Consistency,
+    deadline: Duration,
+    request: Option<RequestId>,
+}
+
+struct Shared {
+    http: reqwest::Client,
+    door: Door,
+    /// Which address answered last.
+    preferred: AtomicUsize,
+}
+
+enum Door {
+    Https { addresses: Vec<String>, tls: Arc<rustls::ClientConfig> },
+    Unix { path: PathBuf },
+}
+
+/// Why a call gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The server said no, and why.
+    #[error("{0}")]
+    Problem(Box<Problem>),
+    /// Nothing was sent.
+    #[error("no node could be reached: {}", tried.join("; "))]
+    Unreachable { tried: Vec<String> },
+    /// Sent, but not answered before the deadline: it may or may not have happened. Repeating it with
+    /// [`Client::with_request`] and this id is safe.
+    #[error("the answer was lost: {why}")]
+    Lost { why: String, request: Option<RequestId> },
+    /// What answered does not speak this protocol.
+    #[error("the answer makes no sense: {why}")]
+    BadAnswer { why: String },
+    #[error("{why}")]
+    Config { why: String },
+    /// A local file.
+    #[error("{doing}: {source}")]
+    Io { doing: String, source: std::io::Error },
+}
+
+impl ClientError {
+    /// The server's account, where there is one.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Problem(problem) => Some(problem),
+            Self::Unreachable { .. }
+            | Self::Lost { .. }
+            | Self::BadAnswer { .. }
+            | Self::Config { .. }
+            | Self::Io { .. } => None,
+        }
+    }
+
+    /// The problem's code, or a word for what went wrong on the way.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Problem(problem) => &problem.code,
+            Self::Unreachable { .. } => "unreachable",
+            Self::Lost { .. } => "answer_lost",
+            Self::BadAnswer { .. } => "bad_answer",
+            Self::Config { .. } => "bad_configuration",
+            Self::Io { .. } => "file_error",
+        }
+    }
+}
+
+pub type Result<T, E = ClientError> = std::result::Result<T, E>;
+
+impl Client {
+    /// Over HTTPS to any of `addresses` (`host:port`), trusting only `ca_certificate` (PEM).
+    pub fn https<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+        ca_certificate: &str,
+    ) -> Result<Self> {
+        let addresses: Vec<String> = addresses.into_iter().map(Into::into).collect();
+        if addresses.is_empty() {
+            return Err(ClientError::Config { why: "the address of at least one node is needed".into() });
+        }
+        let tls = client_config(ca_certificate)?;
+        let http = send::builder().tls_backend_preconfigured((*tls).clone());
+        Self::open(http, Door::Https { addresses, tls })
+    }
+
+    /// Over this server's unix socket, as the city's administrator.
+    pub fn unix(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let http = send::builder().unix_socket(path.clone());
+        Self::open(http, Door::Unix { path })
+    }
+
+    fn open(http: reqwest::ClientBuilder, door: Door) -> Result<Self> {
+        let http = http.build().map_err(|error| ClientError::Config { why: send::describe(&error) })?;
+        let shared = Arc::new(Shared { http, door, preferred: AtomicUsize::new(0) });
+        let consistency = Consistency::Linearizable;
+        Ok(Self { shared, token: None, consistency, deadline: DEADLINE_DEFAULT, request: None })
+    }
+
+    /// Asks as the owner of this access token.
+    pub fn with_token(mut self, token: &str) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Reads are as fresh as this.
+    pub fn with_consistency(mut self, consistency: Consistency) -> Self {
+        self.consistency = consistency;
+        self
+    }
+
+    /// How long a call may take in all.
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Writes carry this idempotency key instead of one of their own: to repeat a call of which the
+    /// answer was lost. For one call.
+    pub fn with_request(mut self, request: RequestId) -> Self {
+        self.request = Some(request);
+        self
+    }
+}

@@ -17,7 +17,7 @@
 //! - Every command is answered: by its effect, or by a rejection that changed nothing but the request
 //!   table and the audit chain.
 //! - A repeated request id is answered by the first answer and applied once.
-//! - `usage`, `allocated`, `vms_by_node`, `evictions_by_vm`, `macs` and the name indices are what a
+//! - `usage`, `allocated`, `vms_by_node`, `evictions_by_vm`, `names`, `macs` and `image_users` are what a
 //!   recount would give.
 //! - A VM is granted to at most one node at a time, and is not granted anew while a node that is up
 //!   may still run it ([`State::may_bind`]).
@@ -26,6 +26,7 @@
 //! never hold up `apply`.
 
 pub mod apply;
+mod derived;
 pub mod invariants;
 pub mod limits;
 pub mod queries;
@@ -83,6 +84,8 @@ pub struct State {
     pub names: OrdMap<(NameScope, Name), Subject>,
     /// Hardware addresses in use.
     pub macs: OrdMap<[u8; 6], VmId>,
+    /// How many VMs start from each image; no entry: none.
+    pub image_users: OrdMap<ImageId, u64>,
     /// Answers to recent requests, so that a retry is answered and not applied again.
     pub requests: Requests,
     /// The watch ring: the most recent events, oldest first.

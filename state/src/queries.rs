@@ -5,12 +5,12 @@
 use std::str::FromStr;
 
 use scp_model::{
-    DepartmentId, Digest, Event, FlavorId, ImageId, KeypairId, Name, NodeId, ProjectId, PublicKey, Resources,
+    DepartmentId, Event, FlavorId, ImageId, KeypairId, Name, NodeId, ProjectId, PublicKey, Resources,
     Subject, UserId, VmId,
     explain::Obstacle,
     flavor::Flavor,
     image::{Image, Visibility},
-    node::Node,
+    node::{Compute, Node},
     tenancy::{CityRole, Department, Keypair, Project, ProjectRole, User},
     vm::{Eviction, Vm, VmPhase},
 };
@@ -47,9 +47,9 @@ impl State {
 
     pub fn find_node(&self, name_or_id: &str) -> Option<&Node> {
         let by_id = NodeId::from_str(name_or_id).ok().and_then(|id| self.nodes.get(&id));
-        by_id.or_else(|| match self.named(NameScope::Nodes, name_or_id)? {
-            Subject::Node(id) => self.nodes.get(&id),
-            _ => None,
+        by_id.or_else(|| {
+            let Subject::Node(id) = self.named(NameScope::Nodes, name_or_id)? else { return None };
+            self.nodes.get(&id)
         })
     }
 
@@ -79,9 +79,11 @@ impl State {
 impl State {
     pub fn find_department(&self, name_or_id: &str) -> Option<&Department> {
         let by_id = DepartmentId::from_str(name_or_id).ok().and_then(|id| self.departments.get(&id));
-        by_id.or_else(|| match self.named(NameScope::Departments, name_or_id)? {
-            Subject::Department(id) => self.departments.get(&id),
-            _ => None,
+        by_id.or_else(|| {
+            let Subject::Department(id) = self.named(NameScope::Departments, name_or_id)? else {
+                return None;
+            };
+            self.departments.get(&id)
         })
     }
 
@@ -89,26 +91,30 @@ impl State {
     pub fn find_project(&self, department: DepartmentId, name_or_id: &str) -> Option<&Project> {
         let by_id = ProjectId::from_str(name_or_id).ok().and_then(|id| self.projects.get(&id));
         let by_id = by_id.filter(|project| project.department == department);
-        by_id.or_else(|| match self.named(NameScope::Projects(department), name_or_id)? {
-            Subject::Project(id) => self.projects.get(&id),
-            _ => None,
+        by_id.or_else(|| {
+            let Subject::Project(id) = self.named(NameScope::Projects(department), name_or_id)? else {
+                return None;
+            };
+            self.projects.get(&id)
         })
     }
 
     pub fn find_user(&self, name_or_id: &str) -> Option<&User> {
         let by_id = UserId::from_str(name_or_id).ok().and_then(|id| self.users.get(&id));
-        by_id.or_else(|| match self.named(NameScope::Users, name_or_id)? {
-            Subject::User(id) => self.users.get(&id),
-            _ => None,
+        by_id.or_else(|| {
+            let Subject::User(id) = self.named(NameScope::Users, name_or_id)? else { return None };
+            self.users.get(&id)
         })
     }
 
     pub fn find_keypair(&self, project: ProjectId, name_or_id: &str) -> Option<&Keypair> {
         let by_id = KeypairId::from_str(name_or_id).ok().and_then(|id| self.keypairs.get(&id));
         let by_id = by_id.filter(|keypair| keypair.project == project);
-        by_id.or_else(|| match self.named(NameScope::Keypairs(project), name_or_id)? {
-            Subject::Keypair(id) => self.keypairs.get(&id),
-            _ => None,
+        by_id.or_else(|| {
+            let Subject::Keypair(id) = self.named(NameScope::Keypairs(project), name_or_id)? else {
+                return None;
+            };
+            self.keypairs.get(&id)
         })
     }
 
@@ -131,9 +137,9 @@ impl State {
 impl State {
     pub fn find_flavor(&self, name_or_id: &str) -> Option<&Flavor> {
         let by_id = FlavorId::from_str(name_or_id).ok().and_then(|id| self.flavors.get(&id));
-        by_id.or_else(|| match self.named(NameScope::Flavors, name_or_id)? {
-            Subject::Flavor(id) => self.flavors.get(&id),
-            _ => None,
+        by_id.or_else(|| {
+            let Subject::Flavor(id) = self.named(NameScope::Flavors, name_or_id)? else { return None };
+            self.flavors.get(&id)
         })
     }
 
@@ -151,9 +157,9 @@ impl State {
     pub fn find_image(&self, project: ProjectId, name_or_id: &str) -> Option<&Image> {
         let by_id = ImageId::from_str(name_or_id).ok().and_then(|id| self.images.get(&id));
         let by_id = by_id.filter(|image| self.image_is_visible(image, project));
-        let own = || match self.named(NameScope::Images(project), name_or_id)? {
-            Subject::Image(id) => self.images.get(&id),
-            _ => None,
+        let own = || {
+            let Subject::Image(id) = self.named(NameScope::Images(project), name_or_id)? else { return None };
+            self.images.get(&id)
         };
         let public = || {
             let named = self.visible_images(project).filter(|image| image.name.as_str() == name_or_id);
@@ -165,9 +171,9 @@ impl State {
     pub fn find_vm(&self, project: ProjectId, name_or_id: &str) -> Option<&Vm> {
         let by_id = VmId::from_str(name_or_id).ok().and_then(|id| self.vms.get(&id));
         let by_id = by_id.filter(|vm| vm.spec.project == project);
-        by_id.or_else(|| match self.named(NameScope::Vms(project), name_or_id)? {
-            Subject::Vm(id) => self.vms.get(&id),
-            _ => None,
+        by_id.or_else(|| {
+            let Subject::Vm(id) = self.named(NameScope::Vms(project), name_or_id)? else { return None };
+            self.vms.get(&id)
         })
     }
 
@@ -192,12 +198,63 @@ impl State {
     }
 
     /// The first check that a node does not pass for a VM; none: the VM may be bound there.
-    pub fn obstacle(&self, _vm: &Vm, _node: &Node) -> Option<Obstacle> {
+    pub fn obstacle(&self, vm: &Vm, node: &Node) -> Option<Obstacle> {
+        self.refusal(node).or_else(|| self.misfit(vm, node)).or_else(|| self.shortage(vm, node))
+    }
+
+    /// Why a node takes no VM at all.
+    fn refusal(&self, node: &Node) -> Option<Obstacle> {
+        if !node.is_up() {
+            return Some(Obstacle::Down);
+        }
+        if node.draining {
+            return Some(Obstacle::Draining);
+        }
+        if !node.schedulable {
+            return Some(Obstacle::Cordoned);
+        }
+        match &node.profile.compute {
+            Compute::None { reason } => Some(Obstacle::NoCompute { reason: reason.clone() }),
+            Compute::Kvm | Compute::Tcg => None,
+        }
+    }
+
+    /// Why a node is the wrong place for this VM.
+    fn misfit(&self, vm: &Vm, node: &Node) -> Option<Obstacle> {
+        let has = &node.profile.zone;
+        if let Some(wants) = vm.spec.zone.as_ref().filter(|wants| *wants != has) {
+            return Some(Obstacle::Zone { wants: wants.clone(), has: has.clone() });
+        }
+        let group = vm.spec.anti_affinity.as_ref()?;
+        let rival = |other: &&Vm| {
+            other.id != vm.id
+                && other.spec.project == vm.spec.project
+                && other.spec.anti_affinity.as_ref() == Some(group)
+        };
+        let rival = self.vms_on(node.id).find(rival)?;
+        Some(Obstacle::AntiAffinity { group: group.clone(), vm: rival.spec.name.clone() })
+    }
+
+    /// What a node has too little of.
+    fn shortage(&self, vm: &Vm, node: &Node) -> Option<Obstacle> {
+        let (needs, free, total) = (vm.spec.resources, self.free(node), self.offered(node));
+        if needs.vcpus > free.vcpus {
+            let (needs, free, total) = (needs.vcpus, free.vcpus, total.vcpus);
+            return Some(Obstacle::Vcpus { needs, free, total });
+        }
+        if needs.memory_mib > free.memory_mib {
+            let (needs, free, total) = (needs.memory_mib, free.memory_mib, total.memory_mib);
+            return Some(Obstacle::Memory { needs, free, total });
+        }
+        if needs.disk_mib > free.disk_mib {
+            let (needs, free, total) = (needs.disk_mib, free.disk_mib, total.disk_mib);
+            return Some(Obstacle::Disk { needs, free, total });
+        }
         None
     }
 }
 
-/// Names, events, audit.
+/// Names, events.
 impl State {
     /// What has this name in its scope.
     pub fn named(&self, scope: NameScope, name: &str) -> Option<Subject> {
@@ -212,10 +269,5 @@ impl State {
             Ok(skip) if sequence >= oldest => Ok(self.events.iter().skip(skip)),
             _ => Err(EventsGap { oldest }),
         }
-    }
-
-    /// Head of the audit chain.
-    pub fn audit(&self) -> Digest {
-        self.audit_head
     }
 }

@@ -1,0 +1,91 @@
+//! What follows from the tables: indices and sums. Kept up to date by `apply`, counted anew by a
+//! restored snapshot and by [`crate::invariants`].
+
+use scp_model::{Name, NodeId, Resources, Subject, VmId};
+
+use crate::{NameScope, State};
+
+/// Forgets everything derived and counts it anew from the tables.
+pub(crate) fn rebuild(state: &mut State) -> Result<(), String> {
+    state.usage = state.projects.keys().map(|id| (*id, Default::default())).collect();
+    state.allocated = state.nodes.keys().map(|id| (*id, Resources::default())).collect();
+    state.vms_by_node.clear();
+    state.evictions_by_vm.clear();
+    state.names.clear();
+    state.macs.clear();
+    state.image_users.clear();
+    tenancy(state)?;
+    machines(state)?;
+    vms(state)
+}
+
+fn tenancy(state: &mut State) -> Result<(), String> {
+    for department in state.departments.clone().values() {
+        index(state, NameScope::Departments, &department.name, Subject::Department(department.id))?;
+    }
+    for project in state.projects.clone().values() {
+        index(state, NameScope::Projects(project.department), &project.name, Subject::Project(project.id))?;
+    }
+    for user in state.users.clone().values() {
+        index(state, NameScope::Users, &user.name, Subject::User(user.id))?;
+    }
+    for keypair in state.keypairs.clone().values() {
+        let scope = NameScope::Keypairs(keypair.project);
+        index(state, scope, &keypair.name, Subject::Keypair(keypair.id))?;
+        let usage = state.usage.get_mut(&keypair.project);
+        usage.ok_or_else(|| format!("keypair {} is of no project", keypair.id))?.keypairs += 1;
+    }
+    Ok(())
+}
+
+fn machines(state: &mut State) -> Result<(), String> {
+    for node in state.nodes.clone().values() {
+        index(state, NameScope::Nodes, &node.profile.name, Subject::Node(node.id))?;
+    }
+    for flavor in state.flavors.clone().values() {
+        index(state, NameScope::Flavors, &flavor.name, Subject::Flavor(flavor.id))?;
+    }
+    for image in state.images.clone().values() {
+        index(state, NameScope::Images(image.project), &image.name, Subject::Image(image.id))?;
+        let usage = state.usage.get_mut(&image.project);
+        usage.ok_or_else(|| format!("image {} is of no project", image.id))?.images += 1;
+    }
+    for ((node, vm), eviction) in &state.evictions.clone() {
+        allocate(state, *node, *vm, eviction.resources)?;
+        state.evictions_by_vm.insert((*vm, *node));
+    }
+    Ok(())
+}
+
+fn vms(state: &mut State) -> Result<(), String> {
+    for vm in state.vms.clone().values() {
+        index(state, NameScope::Vms(vm.spec.project), &vm.spec.name, Subject::Vm(vm.id))?;
+        let usage = state.usage.get_mut(&vm.spec.project);
+        let usage = usage.ok_or_else(|| format!("vm {} is of no project", vm.id))?;
+        usage.vms += 1;
+        usage.resources = usage.resources.plus(vm.spec.resources);
+        *state.image_users.entry(vm.spec.image).or_default() += 1;
+        if let Some(other) = state.macs.insert(vm.spec.mac, vm.id) {
+            return Err(format!("vms {other} and {} have the same hardware address", vm.id));
+        }
+        if let Some(node) = vm.node() {
+            allocate(state, node, vm.id, vm.spec.resources)?;
+            state.vms_by_node.insert((node, vm.id));
+        }
+    }
+    Ok(())
+}
+
+fn allocate(state: &mut State, node: NodeId, vm: VmId, resources: Resources) -> Result<(), String> {
+    let allocated = state.allocated.get_mut(&node);
+    let allocated = allocated.ok_or_else(|| format!("vm {vm} is on node {node}, which is not known"))?;
+    *allocated = allocated.plus(resources);
+    Ok(())
+}
+
+fn index(state: &mut State, scope: NameScope, name: &Name, subject: Subject) -> Result<(), String> {
+    match state.names.insert((scope, name.clone()), subject) {
+        None => Ok(()),
+        Some(other) => Err(format!("{other} and {subject} are both named {name}")),
+    }
+}

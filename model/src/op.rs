@@ -14,7 +14,8 @@ pub enum Op {
     EnsureImage(EnsureImage),
     /// Drop the node's copy of an image.
     RemoveImage { image: ImageId },
-    /// Have the VM defined and running as ordered.
+    /// Have the VM defined and running as ordered. One that is paused goes on; of one that runs already
+    /// only the generation in its record changes.
     EnsureVm(Box<EnsureVm>),
     /// Have the VM defined and not running: ACPI first, force after `grace_ms`.
     StopVm { vm: VmId, epoch: Epoch, generation: u64, grace_ms: u64 },

@@ -13,7 +13,7 @@ pub enum Rejection {
     AlreadyInitialised,
     #[error("{subject} does not exist")]
     NotFound { subject: Subject },
-    #[error("a {kind} named {name} exists already")]
+    #[error("the name {name} is taken by another {kind}")]
     NameTaken { kind: String, name: String },
     #[error("{subject} exists already with other contents")]
     IdTaken { subject: Subject },

@@ -179,7 +179,8 @@ fn city_can_be_run(state: &State) -> Verdict {
 
 fn ring_and_requests_are_whole(state: &State) -> Verdict {
     ensure(state.events.len() <= limits::EVENTS_MAX, || "the watch ring is over its bound".into())?;
-    let first = state.next_event - state.events.len() as u64;
+    let first = state.next_event.checked_sub(state.events.len() as u64);
+    let first = first.ok_or("the watch ring has events of the future")?;
     let counted = state.events.iter().map(|event| event.sequence).eq(first..state.next_event);
     ensure(counted, || "the watch ring has a gap".into())?;
     let requests = &state.requests;

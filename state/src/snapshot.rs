@@ -1,9 +1,41 @@
 //! The state as bytes: frames of at most 1 MiB, table by table.
+//!
+//! ```text
+//! snapshot:  frame, frame, …, last frame
+//! frame:     scp-codec's frame, version 1; its payload is a sequence of  | length u32 | row |
+//! rows:      Head, City, Node…, JoinToken…, …, Request…, Event…, and alone in the last frame: End
+//! ```
+//!
+//! # Guarantees
+//! - The same state gives the same bytes on every node of one release, so [`State::digest`] compares
+//!   nodes. Nothing derived is in them; it is counted anew.
+//! - Writing holds one frame in memory and no lock: it walks a pointer copy of the state.
+//! - Reading takes what any peer sends without panic: each frame has its checksum and its bound, the
+//!   end names the number of rows and the digest of all frames before it, and what was read passes
+//!   [`crate::invariants::check`] before anyone sees it.
+//!
+//! # Caveats
+//! - The order of a row's fields and of [`Row`]'s variants is the format. A release that changes a
+//!   stored type raises [`VERSION`] and keeps the reader of the version before; golden files in
+//!   `tests/golden/` hold it to that.
 
 use scp_codec::CodecError;
-use scp_model::Digest;
+use scp_model::{
+    Answer, Digest, Event, ImageId, NodeId, RequestId, Timestamp,
+    flavor::Flavor,
+    image::{Image, ReplicaStatus},
+    node::Node,
+    tenancy::{City, Department, JoinToken, Keypair, Project, User},
+    units::Overcommit,
+    vm::{Eviction, Vm},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use crate::State;
+use crate::{State, derived, invariants, limits::SNAPSHOT_FRAME_BYTES_MAX};
+
+/// Version of the frames that are written. Version 1 is also read.
+pub const VERSION: u16 = 1;
 
 /// Why bytes are not a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,38 +46,233 @@ pub enum SnapshotError {
     Inconsistent(String),
 }
 
+fn inconsistent(why: impl Into<String>) -> SnapshotError {
+    SnapshotError::Inconsistent(why.into())
+}
+
+/// One record. New tables go before `End`'s place in the stream and behind it in this list.
+#[derive(Serialize, Deserialize)]
+enum Row {
+    Head(Head),
+    City(City),
+    Node(Node),
+    JoinToken(JoinToken),
+    Department(Department),
+    Project(Project),
+    User(User),
+    Keypair(Keypair),
+    Flavor(Flavor),
+    /// Without its replicas: they are rows of their own, so that every row is small.
+    Image(Image),
+    ImageReplica(ImageId, NodeId, ReplicaStatus),
+    Vm(Vm),
+    Eviction(Eviction),
+    Request(RequestId, Answer),
+    Event(Event),
+    End {
+        /// Rows before this one.
+        rows: u64,
+        /// SHA-256 of all frames before this one.
+        digest: Digest,
+    },
+}
+
+/// What is there once.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    index: u64,
+    time: Timestamp,
+    audit_head: Digest,
+    overcommit: Overcommit,
+    next_event: u64,
+}
+
 /// A snapshot, frame by frame. Holds the state (a pointer copy), not its bytes.
-pub struct Frames(Option<Vec<u8>>);
+pub struct Frames {
+    rows: Box<dyn Iterator<Item = Row> + Send>,
+    /// A row that no longer fitted the frame before.
+    left_over: Vec<u8>,
+    hash: Sha256,
+    count: u64,
+    digest: Option<Digest>,
+}
 
 impl Iterator for Frames {
     type Item = Vec<u8>;
 
     fn next(&mut self) -> Option<Vec<u8>> {
-        self.0.take()
+        if self.digest.is_some() {
+            return None;
+        }
+        let mut payload = std::mem::take(&mut self.left_over);
+        for row in self.rows.by_ref() {
+            let row = entry(&row);
+            self.count += 1;
+            if !payload.is_empty() && payload.len() + row.len() > SNAPSHOT_FRAME_BYTES_MAX {
+                self.left_over = row;
+                break;
+            }
+            payload.extend_from_slice(&row);
+        }
+        if payload.is_empty() {
+            let digest = Digest(self.hash.finalize_reset().into());
+            self.digest = Some(digest);
+            return Some(framed(&entry(&Row::End { rows: self.count, digest })));
+        }
+        let frame = framed(&payload);
+        self.hash.update(&frame);
+        Some(frame)
     }
+}
+
+/// A row behind its length.
+fn entry(row: &Row) -> Vec<u8> {
+    let row = scp_codec::to_payload(row).expect("rows have no type that bincode refuses");
+    let length = u32::try_from(row.len()).expect("every row is bounded far below 4 GiB");
+    [&length.to_le_bytes(), row.as_slice()].concat()
+}
+
+fn framed(payload: &[u8]) -> Vec<u8> {
+    scp_codec::frame(VERSION, payload).expect("a snapshot frame is below the codec's bound")
+}
+
+fn rows(state: &State) -> impl Iterator<Item = Row> + Send + use<> {
+    let state = state.clone();
+    let State { index, time, audit_head, overcommit, next_event, .. } = state;
+    let head = Head { index, time, audit_head, overcommit, next_event };
+    let images = state.images.into_iter().flat_map(|(id, mut image)| {
+        let replicas = std::mem::take(&mut image.replicas).into_iter();
+        let replicas = replicas.map(move |(node, status)| Row::ImageReplica(id, node, status));
+        std::iter::once(Row::Image(image)).chain(replicas)
+    });
+    let answers = state.requests.answers;
+    let requests = state.requests.order.into_iter().filter_map(move |request| {
+        let answer = answers.get(&request)?.clone();
+        Some(Row::Request(request, answer))
+    });
+    std::iter::once(Row::Head(head))
+        .chain(state.city.map(Row::City))
+        .chain(state.nodes.into_iter().map(|(_, node)| Row::Node(node)))
+        .chain(state.join_tokens.into_iter().map(|(_, token)| Row::JoinToken(token)))
+        .chain(state.departments.into_iter().map(|(_, department)| Row::Department(department)))
+        .chain(state.projects.into_iter().map(|(_, project)| Row::Project(project)))
+        .chain(state.users.into_iter().map(|(_, user)| Row::User(user)))
+        .chain(state.keypairs.into_iter().map(|(_, keypair)| Row::Keypair(keypair)))
+        .chain(state.flavors.into_iter().map(|(_, flavor)| Row::Flavor(flavor)))
+        .chain(images)
+        .chain(state.vms.into_iter().map(|(_, vm)| Row::Vm(vm)))
+        .chain(state.evictions.into_iter().map(|(_, eviction)| Row::Eviction(eviction)))
+        .chain(requests)
+        .chain(state.events.into_iter().map(Row::Event))
 }
 
 /// Takes a snapshot in, frame by frame.
 #[derive(Default)]
-pub struct Restore(Option<State>);
+pub struct Restore {
+    state: State,
+    hash: Sha256,
+    count: u64,
+    ended: bool,
+}
 
 impl Restore {
-    /// Takes exactly one frame.
+    /// Takes exactly one frame. After an error the whole snapshot is to be thrown away.
     pub fn push(&mut self, frame: &[u8]) -> Result<(), SnapshotError> {
-        self.0 = Some(scp_codec::decode(1, frame, scp_codec::PAYLOAD_BYTES_MAX)?);
+        let (version, mut payload, rest) = scp_codec::unframe(frame, SNAPSHOT_FRAME_BYTES_MAX)?;
+        if version != VERSION {
+            return Err(CodecError::Version { found: version, expected: VERSION }.into());
+        }
+        if !rest.is_empty() {
+            return Err(CodecError::Trailing(rest.len()).into());
+        }
+        while !payload.is_empty() {
+            let row;
+            (row, payload) = split_entry(payload)?;
+            self.take(scp_codec::from_payload(row)?)?;
+        }
+        self.hash.update(frame);
         Ok(())
     }
 
     /// The state, when every frame has been taken in.
     pub fn finish(self) -> Result<State, SnapshotError> {
-        self.0.ok_or_else(|| SnapshotError::Inconsistent("its last frame is missing".into()))
+        if !self.ended {
+            return Err(inconsistent("its last frame is missing"));
+        }
+        let mut state = self.state;
+        derived::rebuild(&mut state).map_err(inconsistent)?;
+        invariants::check(&state).map_err(inconsistent)?;
+        Ok(state)
     }
+
+    fn take(&mut self, row: Row) -> Result<(), SnapshotError> {
+        let first = self.count == 0;
+        if self.ended || first != matches!(row, Row::Head(_)) {
+            return Err(inconsistent("its rows are out of order"));
+        }
+        if let Row::End { rows, digest } = row {
+            let found = Digest(self.hash.finalize_reset().into());
+            if rows != self.count || digest != found {
+                return Err(inconsistent("a frame is missing or out of order"));
+            }
+            self.ended = true;
+            return Ok(());
+        }
+        self.count += 1;
+        let new = insert(&mut self.state, row)?;
+        if new { Ok(()) } else { Err(inconsistent("a record is there twice")) }
+    }
+}
+
+fn split_entry(payload: &[u8]) -> Result<(&[u8], &[u8]), SnapshotError> {
+    let cut = || inconsistent("a row is cut short");
+    let (length, rest) = payload.split_first_chunk().ok_or_else(cut)?;
+    let length = u32::from_le_bytes(*length) as usize;
+    rest.split_at_checked(length).ok_or_else(cut)
+}
+
+/// Whether the row was new.
+fn insert(state: &mut State, row: Row) -> Result<bool, SnapshotError> {
+    let new = match row {
+        Row::Head(Head { index, time, audit_head, overcommit, next_event }) => {
+            *state = State { index, time, audit_head, overcommit, next_event, ..State::default() };
+            true
+        }
+        Row::City(city) => state.city.replace(city).is_none(),
+        Row::Node(node) => state.nodes.insert(node.id, node).is_none(),
+        Row::JoinToken(token) => state.join_tokens.insert(token.id, token).is_none(),
+        Row::Department(department) => state.departments.insert(department.id, department).is_none(),
+        Row::Project(project) => state.projects.insert(project.id, project).is_none(),
+        Row::User(user) => state.users.insert(user.id, user).is_none(),
+        Row::Keypair(keypair) => state.keypairs.insert(keypair.id, keypair).is_none(),
+        Row::Flavor(flavor) => state.flavors.insert(flavor.id, flavor).is_none(),
+        Row::Image(image) => state.images.insert(image.id, image).is_none(),
+        Row::ImageReplica(id, node, status) => {
+            let image = state.images.get_mut(&id);
+            let image =
+                image.ok_or_else(|| inconsistent(format!("a replica of image {id}, which is not there")))?;
+            image.replicas.insert(node, status).is_none()
+        }
+        Row::Vm(vm) => state.vms.insert(vm.id, vm).is_none(),
+        Row::Eviction(eviction) => state.evictions.insert((eviction.node, eviction.vm), eviction).is_none(),
+        Row::Request(request, answer) => {
+            state.requests.order.push_back(request);
+            state.requests.answers.insert(request, answer).is_none()
+        }
+        Row::Event(event) => {
+            state.events.push_back(event);
+            true
+        }
+        Row::End { .. } => return Err(inconsistent("its end is not at its end")),
+    };
+    Ok(new)
 }
 
 impl State {
     /// The snapshot's frames, made one by one as they are asked for.
     pub fn frames(&self) -> Frames {
-        Frames(scp_codec::encode(1, self).ok())
+        let rows = Box::new(rows(self));
+        Frames { rows, left_over: Vec::new(), hash: Sha256::new(), count: 0, digest: None }
     }
 
     /// The whole snapshot: its frames, one after the other.
@@ -54,14 +281,21 @@ impl State {
     }
 
     /// Reads what [`State::to_bytes`] wrote.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SnapshotError> {
+    pub fn from_bytes(mut bytes: &[u8]) -> Result<Self, SnapshotError> {
         let mut restore = Restore::default();
-        restore.push(bytes)?;
+        while !bytes.is_empty() {
+            let (_, _, rest) = scp_codec::unframe(bytes, SNAPSHOT_FRAME_BYTES_MAX)?;
+            let frame;
+            (frame, bytes) = bytes.split_at(bytes.len() - rest.len());
+            restore.push(frame)?;
+        }
         restore.finish()
     }
 
     /// Identifies the state's whole contents: the same on every node at the same index.
     pub fn digest(&self) -> Digest {
-        Digest::default()
+        let mut frames = self.frames();
+        frames.by_ref().for_each(drop);
+        frames.digest.expect("the frames end with their digest")
     }
 }

@@ -103,6 +103,14 @@ impl State {
     }
 }
 
+/// `1 VM`, `2 VMs`.
+pub(super) fn counted(count: u64, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
+    }
+}
+
 /// A text cut to so many bytes, at a character, with an ellipsis when something is missing.
 pub(super) fn clipped(text: &str, limit: usize) -> String {
     const ELLIPSIS: &str = "…";

@@ -10,7 +10,7 @@ use scp_model::{
 
 use super::{
     Change, Effect, Verdict,
-    check::{QuotaRow, invalid, room_for},
+    check::{QuotaRow, counted, invalid, room_for},
 };
 use crate::{NameScope, limits::IMAGES_MAX};
 
@@ -73,7 +73,7 @@ impl Effect for DeleteImage {
             return Err(Rejection::NotFound { subject });
         };
         if let Some(users) = change.state.image_users.get(&self.id) {
-            return Err(Rejection::InUse { subject, by: format!("{users} VMs") });
+            return Err(Rejection::InUse { subject, by: counted(*users, "VM") });
         }
         let (project, name) = (image.project, image.name.clone());
         change.state.names.remove(&(NameScope::Images(project), name));

@@ -6,7 +6,10 @@ use scp_model::{
     tenancy::Project,
 };
 
-use super::{Change, Effect, Verdict, check::room_for};
+use super::{
+    Change, Effect, Verdict,
+    check::{counted, room_for},
+};
 use crate::{NameScope, State, Usage, limits::PROJECTS_MAX};
 
 impl Effect for CreateProject {
@@ -72,7 +75,8 @@ impl Effect for DeleteProject {
 fn contents(usage: Usage) -> Option<String> {
     let Usage { vms, resources: _, images, keypairs } = usage;
     let empty = vms == 0 && images == 0 && keypairs == 0;
-    (!empty).then(|| format!("its {vms} VMs, {images} images and {keypairs} keypairs"))
+    let parts = [counted(vms, "VM"), counted(images, "image"), counted(keypairs, "keypair")];
+    (!empty).then(|| format!("its {}", parts.join(", ")))
 }
 
 fn take_roles_away(state: &mut State, project: ProjectId) {

@@ -2,7 +2,7 @@
 
 use scp_model::{EventKind, NodeId, Rejection, Subject, VmId, command::RemoveNode, image::Image, node::Node};
 
-use super::{Change, Effect, Verdict};
+use super::{Change, Effect, Verdict, check::counted};
 use crate::{NameScope, State};
 
 impl Effect for RemoveNode {
@@ -44,13 +44,13 @@ impl Effect for RemoveNode {
 /// image has its only copy there.
 fn nothing_depends_on(state: &State, node: &Node) -> Verdict {
     let in_use = |by: String| Err(Rejection::InUse { subject: Subject::Node(node.id), by });
-    let placed = state.vms_on(node.id).count();
+    let placed = state.vms_on(node.id).count() as u64;
     if placed > 0 {
-        return in_use(format!("{placed} VMs placed on it: drain it first"));
+        return in_use(format!("{} placed on it: drain it first", counted(placed, "VM")));
     }
-    let evicted = state.evictions_on(node.id).count();
+    let evicted = state.evictions_on(node.id).count() as u64;
     if evicted > 0 {
-        return in_use(format!("{evicted} VMs that it has not yet removed"));
+        return in_use(format!("{} that it has not yet removed", counted(evicted, "VM")));
     }
     let only_here = |image: &&Image| image.holders().eq([node.id]);
     match state.images.values().find(only_here) {

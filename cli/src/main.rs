@@ -1,2 +1,7 @@
-//! binary
-fn main() {}
+//! `scpctl`: see the library beside this file.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(scp_cli::main())
+}

@@ -1,0 +1,210 @@
+//! What every command is given: the options, a place for output, and the way to a node.
+//!
+//! Which way, first match wins:
+//! 1. `--socket PATH`: the server's own `scpd`, as the city's administrator;
+//! 2. `--node ADDRESS`: that node, with the context's token and authority;
+//! 3. the context's socket, where it has one (root on a server, after `init` or `join`);
+//! 4. the context's nodes, with its token;
+//! 5. no context, and the standard socket is there: as 1.
+
+use std::{path::Path, time::Duration};
+
+use scp_api::{
+    client::Client,
+    local::SOCKET_PATH,
+    v1::{self, Consistency},
+};
+use tokio::sync::OnceCell;
+
+use crate::{
+    args::Global,
+    contexts::{self, Context, Store},
+    error::{CliError, Exit, Result},
+    local::Local,
+    output::Out,
+};
+
+/// Port of a node's HTTPS when `--node` does not say.
+pub const API_PORT: u16 = 8443;
+/// A call is repeated at other nodes for this long: longer than any election, short enough for a person.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+pub struct App {
+    pub global: Global,
+    pub out: Out,
+    client: OnceCell<Client>,
+}
+
+impl App {
+    pub fn new(global: Global) -> Self {
+        let out = Out { format: global.output, quiet: global.quiet, verbose: global.verbose };
+        Self { global, out, client: OnceCell::new() }
+    }
+
+    pub fn store(&self) -> Result<Store> {
+        Store::open(contexts::path()?)
+    }
+
+    /// The client, made at first use.
+    pub async fn client(&self) -> Result<&Client> {
+        self.client.get_or_try_init(|| async { self.connect() }).await
+    }
+
+    /// The project to work in: the option's, else the context's.
+    pub fn project(&self) -> Option<String> {
+        if self.global.project.is_some() {
+            return self.global.project.clone();
+        }
+        let store = self.store().ok()?;
+        let (_, context) = store.find(self.global.context.as_deref()).ok()??;
+        context.project.clone()
+    }
+
+    /// A list of one project's things, or of all that may be seen.
+    pub fn list_query(&self, all_projects: bool) -> v1::ListQuery {
+        let project = if all_projects { None } else { self.project() };
+        v1::ListQuery { project, ..v1::ListQuery::default() }
+    }
+
+    /// The socket of this server's `scpd`.
+    pub fn socket(&self) -> &Path {
+        self.global.socket.as_deref().unwrap_or(Path::new(SOCKET_PATH))
+    }
+
+    pub fn local(&self) -> Result<Local> {
+        Local::new(self.socket())
+    }
+
+    fn connect(&self) -> Result<Client> {
+        let client = self.door()?.with_deadline(DEADLINE);
+        let consistency = if self.global.stale { Consistency::Stale } else { Consistency::Linearizable };
+        Ok(client.with_consistency(consistency))
+    }
+
+    fn door(&self) -> Result<Client> {
+        if let Some(socket) = &self.global.socket {
+            return self.over(socket);
+        }
+        let store = self.store()?;
+        let context = store.find(self.global.context.as_deref())?;
+        match (&self.global.node, context) {
+            (Some(node), context) => self.https(&[address(node)], context, &store),
+            (None, Some((_, Context { socket: Some(socket), .. }))) => self.over(socket),
+            (None, Some((name, it))) => self.https(&it.nodes, Some((name, it)), &store),
+            (None, None) if Path::new(SOCKET_PATH).exists() => self.over(Path::new(SOCKET_PATH)),
+            (None, None) => Err(CliError::new(Exit::Usage, "no_context", "scpctl knows no city yet")
+                .because(format!("there is no context in {}", store.path.display()))
+                .remedy(
+                    "log in: scpctl login --node ADDRESS --ca FILE; on a new server begin one: scpctl init",
+                )),
+        }
+    }
+
+    fn over(&self, socket: &Path) -> Result<Client> {
+        self.out.detail(format!("asking scpd on {}", socket.display()));
+        Ok(Client::unix(socket)?)
+    }
+
+    fn https(&self, nodes: &[String], context: Option<(&str, &Context)>, store: &Store) -> Result<Client> {
+        let ca = context.and_then(|(_, it)| it.ca.as_deref()).ok_or_else(|| {
+            CliError::new(Exit::Usage, "no_authority", "the city's certificate authority is not known here")
+                .because(format!("no context in {} has it, so no node can be trusted", store.path.display()))
+                .remedy("on a server of the city: scpctl context show --ca > city.pem; then here: scpctl login --node ADDRESS --ca city.pem")
+        })?;
+        self.out.detail(format!("asking {}", nodes.join(", ")));
+        let client = Client::https(nodes.iter().cloned(), ca)?;
+        let Some((name, context)) = context else { return Ok(client) };
+        match &context.token {
+            Some(token) => {
+                self.check_expiry(name, context)?;
+                Ok(client.with_token(token))
+            }
+            None => {
+                Err(CliError::new(Exit::Denied, "not_logged_in", format!("you are not logged in to {name}"))
+                    .remedy(format!("scpctl login --context {name}")))
+            }
+        }
+    }
+
+    /// An expired token is told before it is sent.
+    fn check_expiry(&self, name: &str, context: &Context) -> Result<()> {
+        let Some(text) = &context.token_expires_at else { return Ok(()) };
+        let Ok(expires) = text.parse::<v1::Time>() else { return Ok(()) };
+        if expires.0.0 > now_ms() {
+            return Ok(());
+        }
+        let user = context.user.as_deref().unwrap_or("your user");
+        Err(CliError::new(
+            Exit::Denied,
+            "token_expired",
+            format!("the token of {user} in {name} has expired"),
+        )
+        .because(format!("it was good until {text}"))
+        .remedy(format!("scpctl login --context {name}")))
+    }
+
+    /// A moving sign that something is under way; a plain line where nobody watches.
+    pub fn spinner(&self, text: impl Into<String>) -> indicatif::ProgressBar {
+        let text = text.into();
+        if !self.out.animated() {
+            self.out.talk(format!("{text} …"));
+            return indicatif::ProgressBar::hidden();
+        }
+        let spinner = indicatif::ProgressBar::new_spinner().with_message(text);
+        spinner.enable_steady_tick(Duration::from_millis(100));
+        spinner
+    }
+
+    /// This server's context, written by `init` and `join`, becomes the current one.
+    pub fn put_context(&self, city: &str, context: Context) -> Result<String> {
+        let name = self.global.context.clone().unwrap_or_else(|| city.to_owned());
+        let mut store = self.store()?;
+        store.put(&name, context)?;
+        Ok(name)
+    }
+
+    /// After `leave`: the context that `init` or `join` made here is of no use any more.
+    pub fn forget_local_context(&self, city: &str) -> Result<()> {
+        let mut store = self.store()?;
+        let mine = store.contexts.contexts.get(city).is_some_and(|it| it.socket.is_some());
+        if mine { store.remove(city) } else { Ok(()) }
+    }
+}
+
+/// `host:port`, with the usual port where none is given. A bare IPv6 address gets its brackets.
+pub fn address(text: &str) -> String {
+    let text = text.trim_start_matches("https://").trim_end_matches('/');
+    if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        return format!("[{text}]:{API_PORT}");
+    }
+    let has_port = text.rsplit_once(':').is_some_and(|(host, port)| {
+        port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+    });
+    if has_port { text.to_owned() } else { format!("{text}:{API_PORT}") }
+}
+
+/// The wall clock: only to tell how long ago something was, and whether a token has expired.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_gets_the_usual_port() {
+        for (given, expected) in [
+            ("10.0.0.1", "10.0.0.1:8443"),
+            ("10.0.0.1:9000", "10.0.0.1:9000"),
+            ("n1.lisboa.pt", "n1.lisboa.pt:8443"),
+            ("https://n1.lisboa.pt/", "n1.lisboa.pt:8443"),
+            ("2001:db8::1", "[2001:db8::1]:8443"),
+            ("[2001:db8::1]", "[2001:db8::1]:8443"),
+            ("[2001:db8::1]:9000", "[2001:db8::1]:9000"),
+        ] {
+            assert_eq!(address(given), expected);
+        }
+    }
+}

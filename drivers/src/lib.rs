@@ -18,12 +18,17 @@
 //! - `suite`: the contract that every [`Hypervisor`] passes, fake and real alike.
 
 pub mod console;
+pub mod domain_xml;
+#[cfg(test)]
+mod golden;
 pub mod hypervisor;
 pub mod images;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod probe;
+pub mod record;
 pub mod router;
+pub mod seed;
 
 use std::sync::Arc;
 

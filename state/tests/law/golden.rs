@@ -1,9 +1,7 @@
 //! The stories: `golden/*.txt`. Commands in, answers and events out. `REWRITE=1 cargo test -p scp-state
-//! --test golden` writes what the state does today into them; read the difference before committing.
+//! --test law` writes what the state does today into them; read the difference before committing.
 
-mod support;
-
-use support::{
+use crate::support::{
     World,
     coverage::{COMMANDS, REJECTIONS, Seen},
 };

@@ -54,6 +54,8 @@ impl<'a> Line<'a> {
 pub struct World {
     pub state: State,
     pub seen: coverage::Seen,
+    /// Everything applied so far, with its index.
+    pub log: Vec<(u64, Proposal)>,
     clock: u64,
     requests: u128,
     /// Long text of an id to its short name.
@@ -141,6 +143,7 @@ impl World {
     fn propose(&mut self, proposal: &Proposal) -> (Result<(), Rejection>, Vec<Event>) {
         let before = self.state.clone();
         let index = self.state.index + 1;
+        self.log.push((index, proposal.clone()));
         let applied = self.state.apply(index, proposal);
         let holds = invariants::check(&self.state);
         assert_eq!(holds, Ok(()), "after {proposal:?}");
@@ -171,7 +174,9 @@ impl World {
         let (command, actor) = words::command(self, &inner);
         let request = RequestId::from_u128(self.requests);
         let index = self.state.index + 1;
-        let applied = self.state.apply(index, &Proposal { request, actor, time: self.now(), command });
+        let proposal = Proposal { request, actor, time: self.now(), command };
+        self.log.push((index, proposal.clone()));
+        let applied = self.state.apply(index, &proposal);
         let first = applied.answer.index;
         let answer = self.answer((applied.answer.result, applied.events));
         format!("applied at {first}, asked again at {index}\n{answer}")

@@ -1,0 +1,7 @@
+//! The law, told in stories (`golden`), for every sequence of commands (`properties`), and as bytes
+//! (`formats`). One binary: the stories' words are shared, and linking once is quicker.
+
+mod formats;
+mod golden;
+mod properties;
+mod support;

@@ -51,8 +51,14 @@ impl Round<'_> {
             Some(ReplicaStatus::Assigned | ReplicaStatus::Failed { .. }) => {
                 self.tell(Report::ImageHeld { image: image.id });
             }
+            // Fetched for a VM before the scheduler asked for it.
+            None if self.is_used(image.id) => self.tell(Report::ImageHeld { image: image.id }),
             None => self.drop_image(image.id),
         }
+    }
+
+    fn is_used(&self, image: ImageId) -> bool {
+        self.state.vms_on(self.me).any(|vm| vm.spec.image == image)
     }
 
     fn image_missing(&mut self, image: &Image, replica: Option<&ReplicaStatus>) {
@@ -100,12 +106,11 @@ impl Round<'_> {
     /// know, nobody knows what it stands on.
     fn drop_image(&mut self, image: ImageId) {
         let uses = |id| self.state.vms.get(id).is_some_and(|vm| vm.spec.image == image);
-        let placed = self.state.vms_on(self.me).any(|vm| vm.spec.image == image);
         let seen = self.world.vms.values().any(|fact| match claim(self.state, self.me, fact) {
             Claim::Ours | Claim::Ended => uses(&fact.vm) || !self.state.vms.contains_key(&fact.vm),
             Claim::Ahead | Claim::Orphan => true,
         });
-        if self.may_begin && !placed && !seen && self.world.orphans.is_empty() {
+        if self.may_begin && !self.is_used(image) && !seen && self.world.orphans.is_empty() {
             self.ask(Op::RemoveImage { image });
         }
     }

@@ -160,8 +160,7 @@ impl Agent {
         }
         let place = round::Place { me: self.me, state, standing, now };
         let plan = round::Round::plan(&place, &self.world, &mut self.memory);
-        let deleting = |vm| state.vms.get(&vm).is_some_and(|vm| vm.is_deleting());
-        self.world.forget_removals(|vm| state.evictions.contains_key(&(self.me, vm)) || deleting(vm));
+        self.world.forget_removals(|vm| state.evictions.contains_key(&(self.me, vm)));
         plan
     }
 }

@@ -6,7 +6,7 @@ use scp_model::{
     Epoch, ImageId, NodeId, Op, Report, Timestamp, VmId,
     fact::{REPORTS_MAX, VmFact},
     op::OpSubject,
-    vm::Vm,
+    vm::{Vm, VmPhase},
 };
 use scp_state::State;
 
@@ -116,35 +116,46 @@ impl<'a> Round<'a> {
         self.memory.removals.retain(|vm, _| lost.contains_key(vm));
         for (vm, epoch) in lost {
             let since = *self.memory.removals.entry(vm).or_insert(self.now);
-            let tries = self.memory.pace(OpSubject::Vm(vm)).map_or(0, |pace| pace.attempts);
-            let strict = self.now.since_ms(since) < REMOVAL_STRICT_MS || tries < REMOVAL_TRIES_STRICT;
+            let strict = self.is_strict(vm, since);
             if strict {
                 self.wake(since.plus_ms(REMOVAL_STRICT_MS));
             }
             held_up |= strict;
             self.removing.insert(vm);
+            self.tell_delay(vm, epoch);
             self.ask(Op::RemoveVm { vm, epoch });
         }
-        self.deletions();
         self.tell_gone();
         held_up
     }
 
-    /// VMs placed here that are being deleted. Nobody else may have them yet, so nothing waits for it.
-    fn deletions(&mut self) {
-        for vm in self.state.vms_on(self.me).filter(|vm| vm.is_deleting()) {
-            let epoch = vm.placement.map_or(Epoch(0), |placement| placement.epoch);
-            if !self.is_gone(vm.id, epoch) {
-                self.ask(Op::RemoveVm { vm: vm.id, epoch });
-            }
+    /// Whether what is to go has a new owner, or may have. A VM that is being deleted has not: nothing
+    /// waits for it.
+    fn is_strict(&self, vm: VmId, since: Timestamp) -> bool {
+        let deleting = self.state.vms.get(&vm).is_some_and(Vm::is_deleting);
+        let tries = self.memory.pace(OpSubject::Vm(vm)).map_or(0, |pace| pace.attempts);
+        let long = self.now.since_ms(since) >= REMOVAL_STRICT_MS && tries >= REMOVAL_TRIES_STRICT;
+        !deleting && !long
+    }
+
+    /// Says why a VM that is being deleted is still here.
+    fn tell_delay(&mut self, id: VmId, epoch: Epoch) {
+        let Some(vm) = self.state.vms.get(&id).filter(|vm| vm.is_deleting()) else { return };
+        let pace = self.memory.pace(OpSubject::Vm(id));
+        let Some((failures, failure)) = pace.and_then(|pace| Some((pace.attempts, pace.failure.as_ref()?)))
+        else {
+            return;
+        };
+        let message = Some(crate::report::message(failure.message.clone()));
+        if vm.status.message != message {
+            let (phase, observed_generation) = (VmPhase::Deleting, 0);
+            self.tell(Report::Vm { vm: id, epoch, observed_generation, phase, message, failures });
         }
     }
 
     fn tell_gone(&mut self) {
         let evicted = self.state.evictions_on(self.me).map(|eviction| (eviction.vm, eviction.epoch));
-        let deleted = self.state.vms_on(self.me).filter(|vm| vm.is_deleting());
-        let deleted = deleted.filter_map(|vm| Some((vm.id, vm.placement?.epoch)));
-        let gone = evicted.chain(deleted).filter(|(vm, epoch)| self.is_gone(*vm, *epoch));
+        let gone = evicted.filter(|(vm, epoch)| self.is_gone(*vm, *epoch));
         let reports = gone.map(|(vm, epoch)| Report::VmGone { vm, epoch });
         self.reports.extend(reports.collect::<Vec<_>>());
     }

@@ -29,7 +29,7 @@ impl<'a> Round<'a> {
     pub(crate) fn vms(&mut self) {
         let state = self.state;
         let placed = state.vms_on(self.me).filter_map(|vm| Some((vm, vm.placement?.epoch)));
-        let placed: Vec<(&Vm, Epoch)> = placed.filter(|(vm, _)| !vm.is_deleting()).collect();
+        let placed: Vec<(&Vm, Epoch)> = placed.collect();
         self.memory.vms.retain(|id, memory| {
             let vm = state.vms.get(id);
             vm.and_then(|vm| vm.placement).is_some_and(|placement| placement.epoch == memory.epoch)

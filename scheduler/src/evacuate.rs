@@ -1,4 +1,5 @@
-//! VMs off nodes that are down or draining -> `EvacuateVm`.
+//! VMs off nodes that are down or draining -> `EvacuateVm`, and `BindVm` at once where nothing is to be
+//! waited for.
 //!
 //! # From a node that is down
 //! At once, all of them, unless the brake holds ([`health`](crate::health)). Only VMs that are to run:
@@ -14,7 +15,7 @@
 
 use scp_model::{
     Command, NodeId,
-    command::EvacuateVm,
+    command::{BindVm, EvacuateVm},
     sandbox::Power,
     vm::{Vm, VmPhase},
 };
@@ -32,7 +33,7 @@ use crate::{
 /// keep one working while the other waits for its image.
 pub const DRAIN_MOVES_MAX: usize = 2;
 
-/// Evacuations of at most `room` VMs. The place that each is going to find is taken from the board, so
+/// At most `room` commands. The place that each is going to find is taken from the board, so
 /// that no more are sent away than fit.
 pub(crate) fn evacuate<'a>(round: &Round<'a>, board: &mut Board<'a>, room: usize) -> Vec<Command> {
     let Round { state, view, survey } = round;
@@ -45,7 +46,6 @@ pub(crate) fn evacuate<'a>(round: &Round<'a>, board: &mut Board<'a>, room: usize
             (true, true) => drainable(state, survey, node.id),
             (true, false) => continue,
         };
-        leaving.retain(|vm| !vm.is_deleting());
         // The large ones first: small ones still fit afterwards, not the other way round.
         leaving.sort_by_key(|vm| (std::cmp::Reverse(vm.spec.resources.memory_mib), vm.id));
         let mut moves = match node.is_up() {
@@ -53,20 +53,28 @@ pub(crate) fn evacuate<'a>(round: &Round<'a>, board: &mut Board<'a>, room: usize
             false => room,
         };
         for vm in leaving {
-            if moves == 0 || commands.len() == room {
+            if moves == 0 || commands.len() + 2 > room {
                 break;
             }
-            commands.extend(send_away(vm, board).inspect(|_| moves -= 1));
+            let sent = send_away(round, vm, board);
+            moves -= usize::from(!sent.is_empty());
+            commands.extend(sent);
         }
     }
     commands
 }
 
-fn send_away<'a>(vm: &'a Vm, board: &mut Board<'a>) -> Option<Command> {
-    let placement = vm.placement?;
-    let to = board.best(vm, |node| node == placement.node)?;
-    board.bind(vm, to);
-    Some(Command::EvacuateVm(EvacuateVm { vm: vm.id, epoch: placement.epoch }))
+/// The evacuation, and from a node that is down also the binding: nothing has to be waited for, and the
+/// place that was found is not lost to another. A draining node first confirms the removal.
+fn send_away<'a>(round: &Round<'a>, vm: &'a Vm, board: &mut Board<'a>) -> Vec<Command> {
+    let Some(placement) = vm.placement else { return Vec::new() };
+    let unfit = |node: NodeId| node == placement.node || round.is_suspected(node);
+    let Some(node) = board.best(vm, unfit) else { return Vec::new() };
+    board.bind(vm, node);
+    let evacuation = Command::EvacuateVm(EvacuateVm { vm: vm.id, epoch: placement.epoch });
+    let gone = round.state.nodes.get(&placement.node).is_some_and(|node| !node.is_up());
+    let binding = Command::BindVm(BindVm { vm: vm.id, node, basis: vm.generation });
+    std::iter::once(evacuation).chain(gone.then_some(binding)).collect()
 }
 
 fn braked_nodes(state: &State, view: &View) -> Vec<NodeId> {

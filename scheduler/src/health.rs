@@ -2,9 +2,9 @@
 //!
 //! # When a node is declared down
 //! The leader has not heard of it for [`SILENCE_LEADER_MS`], **and** more than half of the observers
-//! that answered have not either, for [`SILENCE_MS_MIN`]. An observer that does not answer does not
-//! count. When none answered, the leader's word suffices only if none could: there is no other node
-//! than the two, or every observer is down or silent itself. A node that was stalled for 2 s is
+//! that answered have not either, for [`SILENCE_MS_MIN`]. An observer that does not answer, or is down
+//! itself, does not count. When none answered, the leader's word suffices only if there is no third
+//! node that is up. (`apply` demands the same of the evidence, whoever proposes it.) A node that was stalled for 2 s is
 //! therefore not declared down; one that was killed is, within 3 s.
 //!
 //! Declaring a node down is never braked. It is true (nobody reaches it), it moves nothing by itself,
@@ -34,7 +34,7 @@
 use scp_model::{
     Command, NodeId, Timestamp,
     command::{MarkNodeDown, MarkNodeUp},
-    node::{Evidence, Liveness, SILENCE_MS_MIN},
+    node::{Liveness, Node, SILENCE_MS_MIN},
 };
 use scp_state::State;
 
@@ -66,8 +66,8 @@ pub(crate) fn health(state: &State, view: &View, room: usize) -> Vec<Command> {
         let known = state.nodes.get(&node)?;
         let suspicion = view.suspicions.iter().find(|suspicion| suspicion.node == node);
         match suspicion {
-            Some(Suspicion { evidence, .. }) if settled && known.is_up() && node != view.me => {
-                let enough = is_enough(state, view, evidence);
+            Some(suspicion) if settled && known.is_up() && node != view.me => {
+                let (enough, evidence) = (is_enough(state, view, suspicion), &suspicion.evidence);
                 enough.then(|| Command::MarkNodeDown(MarkNodeDown { node, evidence: evidence.clone() }))
             }
             Some(_) => None,
@@ -81,23 +81,19 @@ pub(crate) fn health(state: &State, view: &View, room: usize) -> Vec<Command> {
 }
 
 /// Whether the evidence suffices to declare a node down.
-fn is_enough(state: &State, view: &View, evidence: &Evidence) -> bool {
+fn is_enough(state: &State, view: &View, Suspicion { node: gone, evidence }: &Suspicion) -> bool {
+    let gone = *gone;
     if evidence.leader_silence_ms < SILENCE_LEADER_MS {
         return false;
     }
-    let answers: Vec<u64> = evidence.observers.iter().filter_map(|(_, silence)| *silence).collect();
+    let counts = |observer: &NodeId| state.nodes.get(observer).is_some_and(Node::is_up);
+    let answers = evidence.observers.iter().filter(|(observer, _)| counts(observer));
+    let answers: Vec<u64> = answers.filter_map(|(_, silence)| *silence).collect();
     if answers.is_empty() {
-        let could = |id: &NodeId| *id != view.me && is_present(state, view, *id);
-        return !evidence.observers.iter().any(|(observer, _)| could(observer));
+        return !state.nodes_up().any(|node| node.id != view.me && node.id != gone);
     }
     let silent = answers.iter().filter(|silence| **silence >= SILENCE_MS_MIN).count();
     silent * 2 > answers.len()
-}
-
-/// Marked up, and not suspected.
-fn is_present(state: &State, view: &View, id: NodeId) -> bool {
-    let suspected = view.suspicions.iter().any(|suspicion| suspicion.node == id);
-    !suspected && state.nodes.get(&id).is_some_and(|node| node.is_up())
 }
 
 /// Nodes that were lost together.

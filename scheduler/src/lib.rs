@@ -38,7 +38,7 @@ mod survives;
 mod view;
 mod voters;
 
-use scp_model::Command;
+use scp_model::{Command, NodeId};
 use scp_state::State;
 
 use crate::{board::Board, survey::Survey};
@@ -55,19 +55,21 @@ pub const COMMANDS_MAX: usize = 256;
 
 /// One round: everything that should be done now, in the order in which to propose it.
 ///
-/// Liveness comes first, since all else depends on it; then what waits (it
-/// waits longest, and gets no more than three quarters of the round), what is lost, and copies.
+/// Liveness is settled first: a round that changes it does nothing else, since all else depends on it.
+/// Then come those that wait already (with at most three quarters of the round), those that are to
+/// leave where they are, and copies.
 pub fn plan(state: &State, view: &View) -> Vec<Command> {
+    let mut commands = health::health(state, view, COMMANDS_MAX);
+    if !commands.is_empty() {
+        return commands;
+    }
     let round = Round { state, view, survey: Survey::of(state) };
     let mut board = Board::new(state, &round.survey);
-    let mut commands = health::health(state, view, COMMANDS_MAX);
-    let room = |commands: &Vec<Command>| COMMANDS_MAX - commands.len();
-    let bindings = place::place(&round, &mut board, room(&commands) / 4 * 3);
-    commands.extend(bindings);
-    let evacuations = evacuate::evacuate(&round, &mut board, room(&commands));
-    commands.extend(evacuations);
-    let copies = images::images(&round, room(&commands));
-    commands.extend(copies);
+    commands.extend(place::place(&round, &mut board, COMMANDS_MAX / 4 * 3));
+    let room = COMMANDS_MAX - commands.len();
+    commands.extend(evacuate::evacuate(&round, &mut board, room));
+    let room = COMMANDS_MAX - commands.len();
+    commands.extend(images::images(&round, room));
     commands
 }
 
@@ -76,4 +78,11 @@ pub(crate) struct Round<'a> {
     state: &'a State,
     view: &'a View,
     survey: Survey<'a>,
+}
+
+impl Round<'_> {
+    /// Silent, though not declared down yet: nothing new is put there meanwhile.
+    fn is_suspected(&self, node: NodeId) -> bool {
+        self.view.suspicions.iter().any(|suspicion| suspicion.node == node)
+    }
 }

@@ -6,7 +6,8 @@
 //! rebalancing of what runs: a VM's disk is local, so moving it costs its owner something.
 //!
 //! A VM that was evacuated from a node that is up waits until that node confirms the removal
-//! (`State::may_bind`): it never runs twice for the sake of a drain.
+//! (`State::may_bind`): it never runs twice for the sake of a drain. A node that is silent gets nothing
+//! while it is not clear whether it is down.
 
 use crate::{Round, board::Board};
 use scp_model::{Command, command::BindVm};
@@ -19,7 +20,7 @@ pub(crate) fn place<'a>(round: &Round<'a>, board: &mut Board<'a>, room: usize) -
         if commands.len() == room {
             break;
         }
-        if let Some(node) = board.best(vm, |_| false) {
+        if let Some(node) = board.best(vm, |node| round.is_suspected(node)) {
             board.bind(vm, node);
             commands.push(Command::BindVm(BindVm { vm: vm.id, node, basis: vm.generation }));
         }

@@ -3,6 +3,8 @@
 //! - **Agreement**: of V voters a majority must be left; those that are down are lost already.
 //! - **VMs**: for each node that is up, its running VMs are taken off and placed anew by the
 //!   scheduler's own rules, largest first, onto what the others have free.
+//!   (A node that is lost within a minute of another one may be held by the brake: see
+//!   [`health`](crate::health).)
 //! - **Images**: each is whole on at least two nodes that are up, so that what starts anew has
 //!   something to start from.
 
@@ -63,8 +65,7 @@ fn agreement_reason(state: &State, voters: usize, up: usize) -> String {
 
 /// Which VM of the node would find no other place.
 fn homeless<'a>(state: &'a State, board: &Board<'a>, node: NodeId) -> Option<String> {
-    let mut vms: Vec<&Vm> =
-        state.vms_on(node).filter(|vm| vm.spec.power == Power::Running && !vm.is_deleting()).collect();
+    let mut vms: Vec<&Vm> = state.vms_on(node).filter(|vm| vm.spec.power == Power::Running).collect();
     if vms.is_empty() || fits_whole(board, &vms, node) {
         return None;
     }

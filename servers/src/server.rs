@@ -147,7 +147,7 @@ impl Server {
         Ok(PathBuf::from(format!("/proc/{anchor}/root{inside}")))
     }
 
-    /// A command that will run on the server.
+    /// A command that will run on the server, beginning in its root.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
         let anchor = self.anchor().with_context(|| format!("server {} is off", self.name))?;
         let mut command = Command::new("nsenter");

@@ -1,0 +1,130 @@
+//! The command line, parsed by hand: a parser crate would take longer to compile than all of xtask.
+
+use anyhow::{Result, bail};
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    Demo(Demo),
+    /// Ends the city that `demo --keep` left running.
+    DemoEnd,
+    /// Runs a command on a server of the kept city.
+    On {
+        server: String,
+        words: Vec<String>,
+    },
+    Test,
+    Verify,
+    Fix,
+    Fuzz {
+        seconds: u64,
+    },
+    Bench {
+        json: bool,
+    },
+    /// Prints the path of the guest image, built first if need be.
+    Guest,
+    Help,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Demo {
+    pub keep: bool,
+    pub json: bool,
+}
+
+pub const HELP: &str = "\
+cargo xtask demo [--keep] [--json]   three servers, one city, a VM that survives its server's death
+cargo xtask demo --end               ends the city that --keep left running
+cargo xtask on SERVER COMMAND...     runs a command on a server (n1, n2, n3) of the kept city
+cargo xtask test                     everything: verify, tests, fuzzing, the README's story, the demo
+cargo xtask verify                   format, lints, layers, house rules; never writes
+cargo xtask fix                      mends what of that can be mended by itself
+cargo xtask fuzz [--seconds N]       each decoder for N seconds (default 20)
+cargo xtask bench [--json]           the benchmarks that exist
+cargo xtask guest                    builds the guest image and prints its path
+";
+
+/// Long enough for libFuzzer to leave the seeds behind, short enough for every test run.
+const FUZZ_SECONDS: u64 = 20;
+
+/// The tasks' names, as the help lists them.
+#[cfg(test)]
+const NAMES: [&str; 8] = ["demo", "on", "test", "verify", "fix", "fuzz", "bench", "guest"];
+
+/// Reads the words after `cargo xtask`.
+pub fn parse(words: &[String]) -> Result<Task> {
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let task = match words[..] {
+        [] | ["help" | "--help" | "-h"] => Task::Help,
+        ["demo", "--end"] => Task::DemoEnd,
+        ["demo", ref flags @ ..] => Task::Demo(demo(flags)?),
+        ["on", server, ref words @ ..] if !words.is_empty() => {
+            Task::On { server: server.into(), words: words.iter().map(|word| (*word).to_string()).collect() }
+        }
+        ["on", ..] => bail!("a server and a command belong to it: cargo xtask on n1 scpctl status"),
+        ["test"] => Task::Test,
+        ["verify"] => Task::Verify,
+        ["fix"] => Task::Fix,
+        ["fuzz"] => Task::Fuzz { seconds: FUZZ_SECONDS },
+        ["fuzz", "--seconds", number] => match number.parse() {
+            Ok(seconds) if seconds > 0 => Task::Fuzz { seconds },
+            Ok(_) | Err(_) => bail!("--seconds takes a whole number above 0, not {number:?}"),
+        },
+        ["bench"] => Task::Bench { json: false },
+        ["bench", "--json"] => Task::Bench { json: true },
+        ["guest"] => Task::Guest,
+        [first, ..] => bail!("{:?} is not a task, or not with these words after it.\n\n{HELP}", first),
+    };
+    Ok(task)
+}
+
+fn demo(flags: &[&str]) -> Result<Demo> {
+    let mut demo = Demo::default();
+    for flag in flags {
+        match *flag {
+            "--keep" => demo.keep = true,
+            "--json" => demo.json = true,
+            other => bail!("the demo has no {other:?}; it has --keep, --json and --end"),
+        }
+    }
+    Ok(demo)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Task> {
+        parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_task_in_the_help_is_understood() {
+        for line in HELP.lines() {
+            let words: Vec<_> =
+                line.split("   ").next().expect("a line has a beginning").split(' ').collect();
+            let name = words[2];
+            assert!(NAMES.contains(&name), "{name} has no entry in NAMES");
+            let example = match name {
+                "on" => "on n1 scpctl status".to_string(),
+                "demo" if words.contains(&"--end") => "demo --end".to_string(),
+                other => other.to_string(),
+            };
+            assert!(parse_line(&example).is_ok(), "{example}");
+        }
+    }
+
+    #[test]
+    fn flags_are_read_and_unknown_ones_are_refused() {
+        assert_eq!(
+            parse_line("demo --json --keep").expect("both exist"),
+            Task::Demo(Demo { keep: true, json: true })
+        );
+        assert_eq!(parse_line("fuzz --seconds 3").expect("exists"), Task::Fuzz { seconds: 3 });
+        for wrong in ["demo --fast", "fuzz --seconds 0", "fuzz --seconds x", "on n1", "tset", "test --quick"]
+        {
+            assert!(parse_line(wrong).is_err(), "{wrong}");
+        }
+    }
+}

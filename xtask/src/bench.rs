@@ -1,0 +1,88 @@
+//! `cargo xtask bench`: the benchmarks that exist, found rather than listed.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::{
+    cargo::{self, cargo},
+    packages::{self, Step},
+    talk,
+};
+
+/// Runs every bench target of the workspace, one after the other so that none disturbs another. Each
+/// prints its measures as JSON objects, one a line, `{"name": …, "value": …, "unit": …}`, and is free to
+/// print anything else.
+pub fn bench(as_json: bool) -> Result<()> {
+    packages::install(&[Step::Build])?;
+    let benches = benches(&cargo::metadata()?);
+    if benches.is_empty() {
+        talk!("there are no benchmarks yet: no package of the workspace has a bench target");
+    }
+    let mut measures = Vec::new();
+    for (package, bench) in &benches {
+        talk!("benchmark {package} {bench}");
+        measures.extend(run_bench(package, bench)?);
+    }
+    if as_json {
+        println!("{:#}", json!({ "measures": measures }));
+    } else {
+        for measure in &measures {
+            println!("{measure}");
+        }
+    }
+    Ok(())
+}
+
+/// Package and name of every bench target, from `cargo metadata`.
+fn benches(metadata: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        for target in package["targets"].as_array().into_iter().flatten() {
+            let is_bench = target["kind"].as_array().into_iter().flatten().any(|kind| kind == "bench");
+            if let (true, Some(package), Some(name)) =
+                (is_bench, package["name"].as_str(), target["name"].as_str())
+            {
+                found.push((package.to_string(), name.to_string()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn run_bench(package: &str, bench: &str) -> Result<Vec<Value>> {
+    let mut command = cargo(&["bench", "--quiet", "--locked", "--package", package, "--bench", bench]);
+    let done =
+        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cargo cannot be started")?;
+    if !done.status.success() {
+        bail!("benchmark {package} {bench} failed ({})", done.status);
+    }
+    let text = String::from_utf8_lossy(&done.stdout);
+    let mut measures = Vec::new();
+    for line in text.lines().filter(|line| line.starts_with('{')) {
+        let mut measure: Value = serde_json::from_str(line)
+            .with_context(|| format!("benchmark {bench} printed what is no JSON: {line}"))?;
+        measure["bench"] = json!(bench);
+        measures.push(measure);
+    }
+    if measures.is_empty() {
+        bail!("benchmark {package} {bench} measured nothing");
+    }
+    Ok(measures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bench_targets_are_found() {
+        let metadata = json!({"packages": [
+            {"name": "scp-raft", "targets": [{"kind": ["lib"], "name": "scp_raft"}, {"kind": ["bench"], "name": "log"}]},
+            {"name": "scp-api", "targets": [{"kind": ["test"], "name": "x"}]},
+        ]});
+        assert_eq!(benches(&metadata), [("scp-raft".to_string(), "log".to_string())]);
+    }
+}

@@ -1,0 +1,96 @@
+//! Which crate may depend on which: the arrows of ARCHITECTURE.md.
+
+use serde_json::Value;
+
+use super::Findings;
+
+/// A crate, and the crates of ours that it may depend on. A missing crate may depend on none.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("scp-model", &[]),
+    ("scp-codec", &[]),
+    ("scp-state", &["scp-model", "scp-codec"]),
+    ("scp-scheduler", &["scp-model", "scp-state"]),
+    ("scp-agent", &["scp-model", "scp-state"]),
+    ("scp-raft", &["scp-model", "scp-codec"]),
+    ("scp-mesh", &["scp-model", "scp-codec"]),
+    ("scp-drivers", &["scp-model", "scp-codec"]),
+    ("scp-api", &["scp-model", "scp-state"]),
+    (
+        "scp-node",
+        &[
+            "scp-model",
+            "scp-codec",
+            "scp-state",
+            "scp-scheduler",
+            "scp-agent",
+            "scp-raft",
+            "scp-mesh",
+            "scp-drivers",
+            "scp-api",
+        ],
+    ),
+    ("scp-cli", &["scp-model", "scp-api"]),
+    ("scp-servers", &[]),
+    ("scp-xtask", &["scp-servers"]),
+];
+
+/// Crates without I/O, clock or randomness, and all that they may use from outside.
+const PURE: [&str; 4] = ["scp-model", "scp-state", "scp-scheduler", "scp-agent"];
+const PURE_MAY_USE: [&str; 6] = ["serde", "thiserror", "uuid", "imbl", "sha2", "time"];
+
+/// Dependencies that point the wrong way, from `cargo metadata`.
+pub fn directions(metadata: &Value) -> Findings {
+    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    packages.iter().flat_map(wrong_dependencies).collect()
+}
+
+fn wrong_dependencies(package: &Value) -> Findings {
+    let name = package["name"].as_str().unwrap_or_default();
+    let Some((_, ours)) = MAY_USE.iter().find(|(known, _)| *known == name) else {
+        return vec![format!(
+            "{name}: a crate without a place in the layers; give it one in xtask/src/verify/layers.rs"
+        )];
+    };
+    let dependencies = package["dependencies"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // A test may look at its crate from above; what ships may not.
+    let shipped = dependencies.iter().filter(|dependency| dependency["kind"].as_str() != Some("dev"));
+    let names = shipped.filter_map(|dependency| dependency["name"].as_str());
+    let is_wrong = |used: &&str| match used.starts_with("scp-") {
+        true => !ours.contains(used),
+        false => PURE.contains(&name) && !PURE_MAY_USE.contains(used),
+    };
+    names.filter(is_wrong).map(|used| format!("{name} may not depend on {used}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn findings(name: &str, used: &str, kind: Option<&str>) -> Findings {
+        directions(&json!({"packages": [{"name": name, "dependencies": [{"name": used, "kind": kind}]}]}))
+    }
+
+    #[test]
+    fn an_arrow_against_the_layers_is_found() {
+        assert_eq!(findings("scp-state", "scp-raft", None), ["scp-state may not depend on scp-raft"]);
+        assert_eq!(
+            findings("scp-drivers", "scp-state", Some("build")),
+            ["scp-drivers may not depend on scp-state"]
+        );
+        assert_eq!(findings("scp-scheduler", "scp-state", None), Findings::new());
+    }
+
+    #[test]
+    fn a_pure_crate_with_a_runtime_is_found() {
+        assert_eq!(findings("scp-agent", "tokio", None), ["scp-agent may not depend on tokio"]);
+        assert_eq!(findings("scp-agent", "tokio", Some("dev")), Findings::new());
+        assert_eq!(findings("scp-raft", "tokio", None), Findings::new());
+    }
+
+    #[test]
+    fn a_crate_without_a_place_is_found() {
+        assert_eq!(findings("scp-new", "serde", None).len(), 1);
+    }
+}

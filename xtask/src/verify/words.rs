@@ -1,0 +1,97 @@
+//! Names: one idea, one word. The words that the glossary forbids, as parts of identifiers.
+
+use super::{Findings, rust::identifiers, tree::Tree};
+
+/// A word, and what to say instead.
+const FORBIDDEN: [(&str, &str); 9] = [
+    ("host", "node (a server with our binary), server, or address"),
+    ("hosts", "nodes"),
+    ("manager", "the thing itself: what does it hold?"),
+    ("helper", "what it does"),
+    ("helpers", "what they do"),
+    ("util", "what is in it"),
+    ("utils", "what is in it"),
+    ("common", "what is in it"),
+    ("handler", "what it does with what it is given"),
+];
+
+/// Identifiers that other people named, or where the word means what it says.
+const ALLOWED: [(&str, &str); 3] = [
+    ("tokio_util", "a crate's name"),
+    ("hyper_util", "a crate's name"),
+    ("Host", "HTTP's header of that name"),
+];
+
+/// Identifiers with forbidden words.
+pub fn forbidden_names(tree: &Tree) -> Findings {
+    let mut findings = Findings::new();
+    for (path, file) in tree.rust() {
+        for (line, identifier) in identifiers(&file.code) {
+            if let Some(instead) = objection(identifier) {
+                findings.push(format!("{path}:{line}: {identifier}: say {instead}"));
+            }
+        }
+    }
+    findings
+}
+
+fn objection(identifier: &str) -> Option<&'static str> {
+    if ALLOWED.iter().any(|(allowed, _)| *allowed == identifier) {
+        return None;
+    }
+    let words = words_of(identifier);
+    if words.len() > 1 && words[0] == "do" && identifier.starts_with("do_") {
+        return Some("what it does, without `do_`");
+    }
+    if words.len() > 1 && words.last().is_some_and(|word| word == "v2") {
+        return Some("what is different about it");
+    }
+    FORBIDDEN.iter().find(|(word, _)| words.iter().any(|own| own == word)).map(|(_, instead)| *instead)
+}
+
+/// `snake_case`, `CamelCase` and `SCREAMING_CASE` in lower-case words.
+fn words_of(identifier: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for part in identifier.split('_').filter(|part| !part.is_empty()) {
+        let mut word = String::new();
+        let mut was_lower = false;
+        for c in part.chars() {
+            if c.is_uppercase() && was_lower {
+                words.push(std::mem::take(&mut word));
+            }
+            was_lower = c.is_lowercase() || c.is_numeric();
+            word.extend(c.to_lowercase());
+        }
+        words.push(word);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forbidden_words_are_found_in_every_case() {
+        for name in
+            ["host", "VmManager", "HOST_NAME", "request_handler", "do_it", "apply_v2", "ApplyV2", "Utils"]
+        {
+            assert!(objection(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn words_that_only_contain_one_are_left_alone() {
+        for name in
+            ["hostname", "ghost", "commonly", "utility", "handle", "RaftNetworkV2Ext", "do", "tokio_util"]
+        {
+            assert!(objection(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn comments_and_strings_may_say_it() {
+        let tree = Tree::of(&[("a/src/lib.rs", "//! The host.\nlet x = \"host\";\nfn helper() {}\n")]);
+        assert_eq!(forbidden_names(&tree), ["a/src/lib.rs:3: helper: say what it does"]);
+    }
+}

@@ -51,6 +51,8 @@ impl<'a> Round<'a> {
         let Some(memory) = self.memory.vms.get_mut(&here.vm.id) else { return };
         match here.intent {
             Intent::Restart | Intent::Leave => memory.ended(me, here.vm.id, now),
+            // Stopped in order: what comes next begins anew.
+            Intent::Rest if here.vm.spec.power == Power::Stopped => memory.failures = 0,
             Intent::Rest
             | Intent::Start
             | Intent::Resume

@@ -221,6 +221,11 @@ impl Town {
         self.state.vms.get(&self.vm_id(name)).unwrap_or_else(|| panic!("there is no VM {name}"))
     }
 
+    /// The last VM that was asked for by this name.
+    pub fn find_vm(&self, name: &str) -> Option<VmId> {
+        self.vms.get(name).copied()
+    }
+
     pub fn vm_id(&self, name: &str) -> VmId {
         *self.vms.get(name).unwrap_or_else(|| panic!("there never was a VM {name}"))
     }

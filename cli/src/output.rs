@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, presets};
+pub use scp_api::health::{count, duration_ms};
 use serde::Serialize;
 
 use crate::error::{CliError, Result, stdout_failed};
@@ -149,23 +150,6 @@ pub fn bytes(amount: u64) -> String {
     }
 }
 
-/// `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`.
-pub fn duration_ms(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match seconds {
-        0 => format!("0.{} s", ms / 100),
-        1..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
-    }
-}
-
-/// How many, with the right form of the noun: `1 VM`, `2 VMs`.
-pub fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,19 +195,5 @@ mod tests {
         }
         assert_eq!(mib(2048), "2 GiB");
         assert_eq!(mib(u64::MAX), bytes(u64::MAX));
-    }
-
-    #[test]
-    fn durations_read_naturally() {
-        for (given, expected) in [
-            (0, "0.0 s"),
-            (450, "0.4 s"),
-            (12_000, "12 s"),
-            (180_000, "3 min"),
-            (7_200_000, "2 h"),
-            (200_000_000, "2 d"),
-        ] {
-            assert_eq!(duration_ms(given), expected);
-        }
     }
 }

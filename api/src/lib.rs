@@ -4,4 +4,5 @@ pub mod client;
 pub mod cluster;
 pub mod health;
 pub mod local;
+pub mod server;
 pub mod v1;

@@ -123,7 +123,10 @@ impl Client {
             return Err(ClientError::Config { why: "the address of at least one node is needed".into() });
         }
         let tls = client_config(ca_certificate)?;
-        let http = send::builder().tls_backend_preconfigured((*tls).clone());
+        // Consoles speak HTTP/1.1 only, over the configuration as it is.
+        let mut both = (*tls).clone();
+        both.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let http = send::builder().tls_backend_preconfigured(both);
         Self::open(http, Door::Https { addresses, tls })
     }
 

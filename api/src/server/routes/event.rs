@@ -1,0 +1,225 @@
+//! Events: lists, and the watch.
+//!
+//! ```text
+//! watch ─▶ ready{sequence}              everything with a higher number is seen
+//!       ─▶ event{...} id: sequence      resume with Last-Event-ID
+//!       ─▶ resync{oldest, sequence}     the ring has moved on: list again, the watch goes on
+//! ```
+//!
+//! A watch ends when its token does. It reads the local state: a node that lags tells later, never less.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    http::HeaderMap,
+    response::{
+        IntoResponse, Sse,
+        sse::{self, KeepAlive},
+    },
+};
+use futures::{Stream, stream};
+use scp_model::{Event, ProjectId, Subject};
+use scp_state::State;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use crate::{
+    cluster::{Consistency, Snapshot},
+    server::{
+        Code, Server,
+        authorize::{Action, Identity, Scope, authorize},
+        body::Params,
+        call::{Answer, Call, Check, identify},
+        invalid::Invalid,
+        token::Unverified,
+        view,
+    },
+    v1::{
+        self, EventQuery, LIMIT_DEFAULT, LIMIT_MAX, Problem, Ready, Resync, SSE_EVENT, SSE_READY, SSE_RESYNC,
+    },
+};
+
+/// Often enough for proxies, and for a client to notice that a node is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Events taken from the ring at once.
+const BATCH: usize = 256;
+const SUBJECTS: [&str; 10] =
+    ["city", "node", "join_token", "department", "project", "user", "keypair", "flavor", "image", "vm"];
+
+/// Which events somebody wants to see.
+#[derive(Debug, Clone)]
+struct Wanted {
+    subject_kind: Option<String>,
+    subject_id: Option<String>,
+    project: Option<ProjectId>,
+}
+
+impl Wanted {
+    fn new(call: &Call, query: &EventQuery) -> Result<Self, Problem> {
+        let mut invalid = Invalid::default();
+        let project = query.project.as_deref().and_then(|text| {
+            let project = call.find_project(text).map_err(|problem| problem.detail);
+            invalid.take("project", project).map(|project| project.id)
+        });
+        let known = query.subject_kind.as_deref().is_none_or(|kind| SUBJECTS.contains(&kind));
+        invalid.check(known, "subject_kind", format!("is one of {}", SUBJECTS.join(", ")));
+        invalid.finish()?;
+        let (subject_kind, subject_id) = (query.subject_kind.clone(), query.subject_id.clone());
+        Ok(Self { subject_kind, subject_id, project })
+    }
+
+    fn has(&self, event: &Event) -> bool {
+        self.subject_kind.as_deref().is_none_or(|kind| kind == event.subject.kind())
+            && self.project.is_none_or(|project| event.project == Some(project))
+            && self.subject_id.as_deref().is_none_or(|id| id == event.subject.id())
+    }
+}
+
+/// Those of a project are its readers'; the rest is the city's; what concerns a user, theirs too.
+fn visible(identity: &Identity, event: &Event) -> bool {
+    match (event.project, event.subject) {
+        (Some(project), _) => authorize(identity, Action::EventRead, Scope::Project(project)).is_ok(),
+        (None, Subject::User(user)) if identity.user() == Some(user) => true,
+        (None, _) => authorize(identity, Action::CityEventRead, Scope::City).is_ok(),
+    }
+}
+
+/// Sequence number of the oldest event that is kept, or of the next one.
+fn oldest(state: &State) -> u64 {
+    state.next_event - state.events.len() as u64
+}
+
+/// What happened, oldest first, as far as it is kept.
+#[utoipa::path(get, path = "/v1/events", tag = "events", params(EventQuery),
+    responses(
+        (status = 200, body = v1::EventList),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn list(call: Call, Params(query): Params<EventQuery>) -> Answer {
+    let mut invalid = Invalid::default();
+    let limit = invalid.number("limit", query.limit, (1, LIMIT_DEFAULT, LIMIT_MAX)) as usize;
+    invalid.finish()?;
+    let wanted = Wanted::new(&call, &query)?;
+    let state = &call.state;
+    let oldest = oldest(state);
+    let from = query.after.map_or(0, |after| after.saturating_add(1)).max(oldest);
+    let skip = usize::try_from(from - oldest).unwrap_or(usize::MAX);
+    let keep = |event: &&Event| wanted.has(event) && visible(&call.identity, event);
+    let list = if query.newest {
+        let kept = state.events.iter().skip(skip).rev().filter(keep);
+        let mut items: Vec<_> = kept.take(limit).map(|event| view::event(state, event)).collect();
+        items.reverse();
+        v1::EventList { items, after: state.next_event.saturating_sub(1), more: false, oldest }
+    } else {
+        let mut kept = state.events.iter().skip(skip).filter(keep);
+        let items: Vec<_> = kept.by_ref().take(limit).map(|event| view::event(state, event)).collect();
+        let more = kept.next().is_some();
+        let last = items.last().map(|event| event.sequence);
+        let after = if more { last.unwrap_or_default() } else { state.next_event.saturating_sub(1) };
+        v1::EventList { items, after, more, oldest }
+    };
+    call.ok(&list)
+}
+
+/// Watch what happens: server-sent events `ready`, `event` and `resync`. Resumes after `Last-Event-ID`.
+#[utoipa::path(get, path = "/v1/events/watch", tag = "events", params(EventQuery),
+    responses(
+        (status = 200, body = String, content_type = "text/event-stream"),
+        (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn watch(call: Call, headers: HeaderMap, Params(query): Params<EventQuery>) -> Answer {
+    let wanted = Wanted::new(&call, &query)?;
+    let after = last_event_id(&headers)?.or(query.after);
+    let place = call.server.shared.watches.clone().try_acquire_owned();
+    let place = place.map_err(|_| {
+        Problem::new(Code::Overloaded, "too many watches are open on this node").remedy("Ask another node.")
+    })?;
+    let applied = call.server.shared.cluster.applied();
+    let next = after.map_or(call.state.next_event, |after| after.saturating_add(1));
+    let start = Position::of(&call.state, next);
+    let (server, token) = (call.server.clone(), call.token.clone());
+    let watcher = Watcher { server, token, wanted, applied, next: start.next, _place: place };
+    let frames = stream::iter([Ok(start.frame)]);
+    let events = futures::StreamExt::chain(frames, watcher.events());
+    let response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    Ok(call.stamp(response))
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    number.map(Some).ok_or_else(|| Problem::invalid_field("Last-Event-ID", "is not a sequence number"))
+}
+
+/// Where a watch begins, and the frame that says so.
+struct Position {
+    next: u64,
+    frame: sse::Event,
+}
+
+impl Position {
+    fn of(state: &State, next: u64) -> Self {
+        // A number that is yet to come is another city's, or another life's of this one.
+        if (oldest(state)..=state.next_event).contains(&next) {
+            let sequence = next.saturating_sub(1);
+            return Self { next, frame: frame(SSE_READY, sequence, &Ready { sequence }) };
+        }
+        Self::resync(state, next)
+    }
+
+    fn resync(state: &State, next: u64) -> Self {
+        let sequence = state.next_event.saturating_sub(1);
+        let resync = Resync { asked: next.saturating_sub(1), oldest: oldest(state), sequence };
+        Self { next: state.next_event, frame: frame(SSE_RESYNC, sequence, &resync) }
+    }
+}
+
+fn frame(name: &str, sequence: u64, data: &impl serde::Serialize) -> sse::Event {
+    let data = serde_json::to_string(data).expect("events are plain data");
+    sse::Event::default().event(name).id(sequence.to_string()).data(data)
+}
+
+struct Watcher {
+    server: Server,
+    token: Option<Unverified>,
+    wanted: Wanted,
+    applied: watch::Receiver<u64>,
+    next: u64,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Watcher {
+    fn events(self) -> impl Stream<Item = Result<sse::Event, Infallible>> + Send {
+        let batches = stream::unfold(self, async |mut watcher| {
+            let batch = watcher.batch().await?;
+            Some((stream::iter(batch.into_iter().map(Ok)), watcher))
+        });
+        futures::StreamExt::flatten(batches)
+    }
+
+    /// The next frames; none when the watch ends: the token does, or the node.
+    async fn batch(&mut self) -> Option<Vec<sse::Event>> {
+        loop {
+            self.applied.borrow_and_update();
+            let Snapshot { state, .. } = self.server.shared.cluster.read(Consistency::Stale).await.ok()?;
+            let identity = identify(&self.token, &state, &self.server, Check::Again).ok()?;
+            let Ok(events) = state.events_from(self.next) else {
+                let resync = Position::resync(&state, self.next);
+                self.next = resync.next;
+                return Some(vec![resync.frame]);
+            };
+            let mut frames = Vec::new();
+            let mut seen = 0;
+            for event in events.take(BATCH) {
+                seen += 1;
+                self.next = event.sequence + 1;
+                if self.wanted.has(event) && visible(&identity, event) {
+                    frames.push(frame(SSE_EVENT, event.sequence, &view::event(&state, event)));
+                }
+            }
+            if !frames.is_empty() {
+                return Some(frames);
+            }
+            if seen < BATCH {
+                self.applied.changed().await.ok()?;
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Access tokens: signed by the node that checked the password, checked on any node without a call.
+//!
+//! ```text
+//! token   = base64url(payload) "." base64url(signature)            always 163 characters
+//! payload = version 1 | signer 8 | user 16 | issued 8 | expires 8 | token id 16        big endian
+//! signed  = "scp access token 1\0" payload                          ed25519, the signer's identity key
+//! ```
+//!
+//! Fixed lengths, one encoding: no two texts are the same token, and a reader needs no bounds. It is
+//! accepted when
+//! - the signer is a node of the city now, and the signature is by the key in the state (so removing a
+//!   node ends all tokens that it signed);
+//! - it has not expired, and was not issued later than now (but for the nodes' clocks);
+//! - the user exists, is enabled, and has not revoked tokens since.
+
+use data_encoding::BASE64URL_NOPAD;
+use ed25519_dalek::{Signature, VerifyingKey};
+use scp_model::{NodeId, Timestamp, UserId, tenancy::User};
+use scp_state::State;
+use uuid::Uuid;
+
+use crate::{
+    cluster::Cluster,
+    server::problem::Code,
+    v1::{Problem, TOKEN_LIFETIME_S_MAX},
+};
+
+const VERSION: u8 = 1;
+const PAYLOAD_BYTES: usize = 1 + 8 + 16 + 8 + 8 + 16;
+const PAYLOAD_CHARACTERS: usize = (PAYLOAD_BYTES * 4).div_ceil(3);
+const SIGNATURE_CHARACTERS: usize = (64usize * 4).div_ceil(3);
+/// Every token has exactly this length.
+pub const TOKEN_CHARACTERS: usize = PAYLOAD_CHARACTERS + 1 + SIGNATURE_CHARACTERS;
+/// Keeps a token from being any other thing that an identity key signs.
+const DOMAIN: &[u8] = b"scp access token 1\0";
+/// How far nodes' clocks may be apart, generously: the mesh refuses 5 s already.
+const CLOCK_SKEW_MS: u64 = 60_000;
+
+/// What a token says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claims {
+    pub signer: NodeId,
+    pub user: UserId,
+    pub issued_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub id: Uuid,
+}
+
+impl Claims {
+    fn payload(&self) -> [u8; PAYLOAD_BYTES] {
+        let mut out = [0; PAYLOAD_BYTES];
+        out[0] = VERSION;
+        out[1..9].copy_from_slice(&self.signer.0.to_be_bytes());
+        out[9..25].copy_from_slice(self.user.0.as_bytes());
+        out[25..33].copy_from_slice(&self.issued_at.0.to_be_bytes());
+        out[33..41].copy_from_slice(&self.expires_at.0.to_be_bytes());
+        out[41..57].copy_from_slice(self.id.as_bytes());
+        out
+    }
+
+    fn from_payload(payload: &[u8; PAYLOAD_BYTES]) -> Option<Self> {
+        let number = |at: usize| u64::from_be_bytes(*payload[at..].first_chunk().expect("8 bytes are left"));
+        let uuid = |at: usize| Uuid::from_bytes(*payload[at..].first_chunk().expect("16 bytes are left"));
+        (payload[0] == VERSION).then(|| Self {
+            signer: NodeId(number(1)),
+            user: UserId(uuid(9)),
+            issued_at: Timestamp(number(25)),
+            expires_at: Timestamp(number(33)),
+            id: uuid(41),
+        })
+    }
+}
+
+fn signed_message(payload: &[u8; PAYLOAD_BYTES]) -> Vec<u8> {
+    [DOMAIN, payload].concat()
+}
+
+/// A token for `user`, signed by this node.
+pub(crate) fn issue(cluster: &dyn Cluster, user: &User, lifetime_s: u64) -> (String, Claims) {
+    // Not before what is still valid: the clock of the node that took a revocation may be ahead of ours.
+    let issued_at = cluster.now().max(user.tokens_valid_from);
+    let expires_at = issued_at.plus_ms(lifetime_s.min(TOKEN_LIFETIME_S_MAX) * 1000);
+    let claims = Claims { signer: cluster.node(), user: user.id, issued_at, expires_at, id: Uuid::new_v4() };
+    let payload = claims.payload();
+    let signature = cluster.sign(&signed_message(&payload));
+    let text = format!("{}.{}", BASE64URL_NOPAD.encode(&payload), BASE64URL_NOPAD.encode(&signature));
+    (text, claims)
+}
+
+/// A well-formed token, not believed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unverified {
+    pub(crate) claims: Claims,
+    payload: [u8; PAYLOAD_BYTES],
+    signature: [u8; 64],
+}
+
+/// Why a token is not accepted. The asker is told in broad terms only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TokenError {
+    #[error("it is malformed")]
+    Malformed,
+    #[error("the node that signed it is not part of this city")]
+    SignerUnknown,
+    #[error("its signature is wrong")]
+    Signature,
+    #[error("it has expired")]
+    Expired,
+    #[error("it is dated in the future")]
+    Future,
+    #[error("its user does not exist or is disabled")]
+    User,
+    #[error("it was revoked, or the password was changed since")]
+    Revoked,
+}
+
+impl From<TokenError> for Problem {
+    fn from(error: TokenError) -> Self {
+        Problem::new(Code::TokenRefused, format!("the access token is not accepted: {error}"))
+            .remedy("Log in again: scpctl login")
+    }
+}
+
+pub(crate) fn parse(text: &str) -> Result<Unverified, TokenError> {
+    if text.len() != TOKEN_CHARACTERS {
+        return Err(TokenError::Malformed);
+    }
+    let (payload, signature) = text.split_once('.').ok_or(TokenError::Malformed)?;
+    let payload = decode(payload).ok_or(TokenError::Malformed)?;
+    let signature = decode(signature).ok_or(TokenError::Malformed)?;
+    let claims = Claims::from_payload(&payload).ok_or(TokenError::Malformed)?;
+    Ok(Unverified { claims, payload, signature })
+}
+
+/// Exactly `N` bytes in their one encoding.
+fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
+    BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()
+}
+
+impl Unverified {
+    /// The token's user, when everything about it holds.
+    pub(crate) fn verify<'a>(&self, state: &'a State, now: Timestamp) -> Result<&'a User, TokenError> {
+        let signer = state.nodes.get(&self.claims.signer).ok_or(TokenError::SignerUnknown)?;
+        let key = VerifyingKey::from_bytes(&signer.public_key.0).map_err(|_| TokenError::Signature)?;
+        let signature = Signature::from_bytes(&self.signature);
+        key.verify_strict(&signed_message(&self.payload), &signature).map_err(|_| TokenError::Signature)?;
+        self.check(state, now)
+    }
+
+    /// The same without the signature, for one that was verified before: cheap enough for every event.
+    pub(crate) fn check<'a>(&self, state: &'a State, now: Timestamp) -> Result<&'a User, TokenError> {
+        let Claims { signer, user, issued_at, expires_at, .. } = self.claims;
+        if !state.nodes.contains_key(&signer) {
+            return Err(TokenError::SignerUnknown);
+        }
+        if now >= expires_at || expires_at.since_ms(issued_at) > TOKEN_LIFETIME_S_MAX * 1000 {
+            return Err(TokenError::Expired);
+        }
+        let user = state.users.get(&user).filter(|user| user.enabled).ok_or(TokenError::User)?;
+        if issued_at > now.max(user.tokens_valid_from).plus_ms(CLOCK_SKEW_MS) {
+            return Err(TokenError::Future);
+        }
+        if issued_at < user.tokens_valid_from {
+            return Err(TokenError::Revoked);
+        }
+        Ok(user)
+    }
+}

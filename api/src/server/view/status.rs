@@ -1,0 +1,199 @@
+//! The city in one answer: a sentence, what it rests on, and what needs a look.
+
+use scp_model::{NodeId, Resources, image::Image, node::Node, vm::VmPhase};
+use scp_state::State;
+
+use super::{node, resources};
+use crate::{cluster::Agreement, v1};
+
+/// A VM that has waited this long for a node is worth a warning.
+const PENDING_MS_MAX: u64 = 30_000;
+/// Warnings of one kind are summed up beyond this many.
+const WARNINGS_EACH: usize = 20;
+
+/// Whether the answering node could agree with the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Quorum {
+    Reached,
+    Missed,
+}
+
+pub(crate) fn status(state: &State, agreement: &Agreement, asked: NodeId, quorum: Quorum) -> v1::Status {
+    let up = |id: &&NodeId| state.nodes.get(*id).is_some_and(Node::is_up);
+    let voters = agreement.voters.len() as u64;
+    let voters_up = agreement.voters.iter().filter(up).count() as u64;
+    let survives = voters_up.saturating_sub(voters / 2 + 1);
+    let warnings = warnings(state, agreement, quorum);
+    let health = match (quorum, warnings.is_empty()) {
+        (Quorum::Missed, _) => v1::Health::NoQuorum,
+        (Quorum::Reached, true) => v1::Health::Healthy,
+        (Quorum::Reached, false) => v1::Health::Degraded,
+    };
+    let sum = |of: &dyn Fn(&Node) -> Resources| {
+        state.nodes.values().map(of).fold(Resources::default(), Resources::plus)
+    };
+    let city = state.city.as_ref();
+    v1::Status {
+        sentence: sentence(health, survives, (state.nodes.len() as u64, voters)),
+        health,
+        city: city.map(|city| city.name.to_string()).unwrap_or_default(),
+        country: city.map(|city| city.country.to_string()).unwrap_or_default(),
+        answered_by: asked.to_string(),
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+        leader: agreement.leader.map(|leader| leader.to_string()),
+        term: agreement.term,
+        applied_index: state.index,
+        voters,
+        survives,
+        nodes_total: state.nodes.len() as u64,
+        nodes_up: state.nodes_up().count() as u64,
+        nodes: state.nodes.values().map(|node| brief(state, agreement, node)).collect(),
+        warnings,
+        vms: counts(state),
+        offered: resources(sum(&|node| state.offered(node))),
+        allocated: resources(sum(&|node| state.allocated.get(&node.id).copied().unwrap_or_default())),
+        time: state.time.into(),
+    }
+}
+
+fn plural(count: u64, word: &str) -> String {
+    format!("{count} {word}{}", if count == 1 { "" } else { "s" })
+}
+
+fn sentence(health: v1::Health, survives: u64, (nodes, voters): (u64, u64)) -> String {
+    let first = match health {
+        v1::Health::Healthy => "Healthy.",
+        v1::Health::Degraded => "Works, but needs a look.",
+        v1::Health::NoQuorum => "Cannot agree: what runs goes on, nothing can be changed.",
+    };
+    let second = match (health, survives) {
+        (v1::Health::NoQuorum, _) => String::new(),
+        (_, 0) => " Survives no loss of a voter.".to_owned(),
+        (_, count) => format!(" Survives any {}.", plural(count, "node")),
+    };
+    format!("{first}{second} {}, {}.", plural(nodes, "node"), plural(voters, "voter"))
+}
+
+fn brief(state: &State, agreement: &Agreement, node: &Node) -> v1::NodeBrief {
+    v1::NodeBrief {
+        id: node.id.to_string(),
+        name: node.profile.name.to_string(),
+        zone: node.profile.zone.to_string(),
+        phase: node::phase(node),
+        role: node::role(agreement, node.id),
+        vms: state.vms_on(node.id).count() as u64,
+        offered: resources(state.offered(node)),
+        allocated: resources(state.allocated.get(&node.id).copied().unwrap_or_default()),
+        api_address: node.profile.api_address.to_string(),
+    }
+}
+
+pub(crate) fn counts(state: &State) -> v1::VmCounts {
+    let mut counts = v1::VmCounts::default();
+    for vm in state.vms.values() {
+        let count = match vm.status.phase {
+            VmPhase::Pending => &mut counts.pending,
+            VmPhase::Bound => &mut counts.bound,
+            VmPhase::Starting => &mut counts.starting,
+            VmPhase::Running => &mut counts.running,
+            VmPhase::Stopping => &mut counts.stopping,
+            VmPhase::Stopped => &mut counts.stopped,
+            VmPhase::Crashed => &mut counts.crashed,
+            VmPhase::Deleting => &mut counts.deleting,
+        };
+        *count += 1;
+    }
+    counts
+}
+
+struct Warnings(Vec<v1::Warning>);
+
+impl Warnings {
+    fn add(&mut self, code: &str, message: String, remedy: impl Into<String>) {
+        self.0.push(v1::Warning { code: code.to_owned(), message, remedy: Some(remedy.into()) });
+    }
+}
+
+/// What needs a look, the most important first.
+fn warnings(state: &State, agreement: &Agreement, quorum: Quorum) -> Vec<v1::Warning> {
+    let mut out = Warnings(Vec::new());
+    if quorum == Quorum::Missed {
+        let message = "the voters do not reach a majority".to_owned();
+        out.add("no_quorum", message, "Bring back a majority of the voters: scpctl node list --stale");
+    }
+    node_warnings(state, agreement, &mut out);
+    let lost: Vec<&Image> = state.images.values().filter(|image| image.holders().count() == 0).collect();
+    if !lost.is_empty() {
+        let message = format!("{} on no node", plural(lost.len() as u64, "image"));
+        out.add(
+            "image_unavailable",
+            message,
+            "Bring back a node that has them, or upload them again: scpctl image list",
+        );
+    }
+    let alone = |image: &&Image| state.nodes.len() > 1 && image.holders().count() == 1;
+    let alone = state.images.values().filter(alone).count() as u64;
+    if alone > 0 {
+        let message = format!("{} on one node only", plural(alone, "image"));
+        out.add(
+            "image_under_replicated",
+            message,
+            "Wait: they are being copied. If it stays: scpctl image list",
+        );
+    }
+    let counts = |phase: VmPhase, ms: u64| {
+        let late =
+            |vm: &&scp_model::vm::Vm| vm.status.phase == phase && state.time.since_ms(vm.status.since) >= ms;
+        state.vms.values().filter(late).count() as u64
+    };
+    let pending = counts(VmPhase::Pending, PENDING_MS_MAX);
+    if pending > 0 {
+        let message = format!("{} without a node", plural(pending, "VM"));
+        out.add("vm_pending", message, "See why: scpctl explain VM");
+    }
+    let crashed = counts(VmPhase::Crashed, 0);
+    if crashed > 0 {
+        out.add(
+            "vm_crashed",
+            format!("{} crashed", plural(crashed, "VM")),
+            "See them: scpctl vm list --phase crashed",
+        );
+    }
+    out.0
+}
+
+fn node_warnings(state: &State, agreement: &Agreement, out: &mut Warnings) {
+    for node in state.nodes.values().filter(|node| !node.is_up()).take(WARNINGS_EACH) {
+        let name = &node.profile.name;
+        let remedy = format!("Bring it back, or remove it for good: scpctl node remove {name} --force");
+        out.add("node_down", format!("node {name} is down"), remedy);
+    }
+    let up = state.nodes_up().count();
+    if up >= 3 && agreement.voters.len() < 3 {
+        let message = format!("only {} among {up} nodes", plural(agreement.voters.len() as u64, "voter"));
+        out.add("few_voters", message, "Wait a minute: voters are chosen by themselves.");
+    }
+    for node in state.nodes_up().filter(|node| !node.profile.compute.runs_vms()).take(WARNINGS_EACH) {
+        let name = &node.profile.name;
+        out.add(
+            "no_compute",
+            format!("node {name} runs no VMs"),
+            format!("See why: scpctl node show {name}"),
+        );
+    }
+    for node in state.nodes.values().filter(|node| !node.orphans.is_empty()).take(WARNINGS_EACH) {
+        let name = &node.profile.name;
+        let message = format!(
+            "node {name} has {} that nobody asked for",
+            plural(node.orphans.len() as u64, "instance")
+        );
+        out.add("orphans", message, format!("See them: scpctl node show {name}"));
+    }
+    let mut releases: Vec<_> = state.nodes.values().map(|node| node.profile.software.as_str()).collect();
+    releases.sort_unstable();
+    releases.dedup();
+    if releases.len() > 1 {
+        let message = format!("nodes run different releases: {}", releases.join(", "));
+        out.add("mixed_releases", message, "Finish the upgrade.");
+    }
+}

@@ -3,10 +3,12 @@
 use std::{fmt::Display, ops::Bound, str::FromStr};
 
 use data_encoding::BASE64URL_NOPAD;
-use scp_model::{Name, ProjectId};
+use imbl::OrdMap;
+use scp_model::{Name, ProjectId, Subject};
+use scp_state::{NameScope, State};
 use serde::de::DeserializeOwned;
 
-use super::{call::Call, invalid::Invalid};
+use super::{call::Call, invalid::Invalid, resolve::Scoped};
 use crate::v1::{LIMIT_DEFAULT, LIMIT_MAX, List, ListQuery, Problem};
 
 /// A list query, understood.
@@ -61,17 +63,45 @@ impl<K: FromStr + Display + Ord + Clone, P: DeserializeOwned> Filter<K, P> {
     }
 
     /// One page of `map`: those that `keep` keeps, as `view` shows them.
-    pub(crate) fn page<V, T>(
+    pub(crate) fn page<V: Clone, T>(
         &self,
-        map: &imbl::OrdMap<K, V>,
+        map: &OrdMap<K, V>,
+        keep: impl Fn(&V) -> bool,
+        view: impl Fn(&V) -> T,
+    ) -> List<T> {
+        let from = self.after.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        self.cut(map.range((from, Bound::Unbounded)).filter(|(_, value)| keep(value)), view)
+    }
+
+    /// The same for what belongs to projects: of one project, its own names lead to it, however large
+    /// the city is.
+    pub(crate) fn page_of<V, T>(
+        &self,
+        (state, map): (&State, &OrdMap<K, V>),
         keep: impl Fn(&V) -> bool,
         view: impl Fn(&V) -> T,
     ) -> List<T>
     where
-        V: Clone,
+        V: Clone + Scoped<Id = K>,
     {
-        let from = self.after.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut kept = map.range((from, Bound::Unbounded)).filter(|(_, value)| keep(value));
+        let Some(project) = self.project else {
+            return self.page(map, keep, view);
+        };
+        let mut ids: Vec<K> = names_in(state, V::scope(project)).filter_map(V::id_of).collect();
+        ids.sort_unstable();
+        let after = |id: &K| self.after.as_ref().is_none_or(|after| id > after);
+        let values = ids.iter().filter(|id| after(id)).filter_map(|id| Some((id, map.get(id)?)));
+        self.cut(values.filter(|(_, value)| keep(value)), view)
+    }
+
+    fn cut<'a, V: 'a, T>(
+        &self,
+        mut kept: impl Iterator<Item = (&'a K, &'a V)>,
+        view: impl Fn(&V) -> T,
+    ) -> List<T>
+    where
+        K: 'a,
+    {
         let mut items = Vec::new();
         let mut last = None;
         for (id, value) in kept.by_ref().take(self.limit) {
@@ -81,6 +111,15 @@ impl<K: FromStr + Display + Ord + Clone, P: DeserializeOwned> Filter<K, P> {
         let more = last.filter(|_| kept.next().is_some());
         List { items, next_page_token: more.map(|id| BASE64URL_NOPAD.encode(id.to_string().as_bytes())) }
     }
+}
+
+/// What has a name in that scope.
+fn names_in(state: &State, scope: NameScope) -> impl Iterator<Item = Subject> {
+    // A name begins with a letter or a digit, and of those `0` is the least.
+    let first = Name::new("0").expect("`0` is a name");
+    let of_scope = scope.clone();
+    let names = state.names.range((scope, first)..);
+    names.take_while(move |((scope, _), _)| *scope == of_scope).map(|(_, subject)| *subject)
 }
 
 fn page_token<K: FromStr>(token: &str) -> Option<K> {

@@ -22,8 +22,9 @@ use crate::v1::Problem;
 /// Something that belongs to a project, and has a name there.
 pub(crate) trait Scoped: Sized {
     const KIND: &'static str;
-    fn by_id<'a>(state: &'a State, text: &str) -> Option<&'a Self>;
-    fn by_subject(state: &State, subject: Subject) -> Option<&Self>;
+    type Id: FromStr + Ord;
+    fn id_of(subject: Subject) -> Option<Self::Id>;
+    fn get<'a>(state: &'a State, id: &Self::Id) -> Option<&'a Self>;
     fn scope(project: ProjectId) -> NameScope;
     fn project(&self) -> ProjectId;
     /// Those of that name that everybody sees.
@@ -38,16 +39,17 @@ pub(crate) trait Scoped: Sized {
 macro_rules! scoped {
     ($type:ty, $kind:literal, $id:ty, $subject:ident, $scope:ident, $table:ident, |$it:ident| $project:expr) => {
         const KIND: &'static str = $kind;
+        type Id = $id;
 
-        fn by_id<'a>(state: &'a State, text: &str) -> Option<&'a Self> {
-            state.$table.get(&<$id>::from_str(text).ok()?)
-        }
-
-        fn by_subject(state: &State, subject: Subject) -> Option<&Self> {
+        fn id_of(subject: Subject) -> Option<$id> {
             match subject {
-                Subject::$subject(id) => state.$table.get(&id),
+                Subject::$subject(id) => Some(id),
                 _ => None,
             }
+        }
+
+        fn get<'a>(state: &'a State, id: &$id) -> Option<&'a Self> {
+            state.$table.get(id)
         }
 
         fn scope(project: ProjectId) -> NameScope {
@@ -166,7 +168,8 @@ impl Call {
             (it.is_public() || self.allowed(see, Scope::Project(it.project())))
                 && within.is_none_or(|project| it.project() == project)
         };
-        if let Some(it) = T::by_id(&self.state, text).filter(|it| visible(it)) {
+        let by_id = T::Id::from_str(text).ok().and_then(|id| T::get(&self.state, &id));
+        if let Some(it) = by_id.filter(|it| visible(it)) {
             return Ok(it);
         }
         let Ok(name) = Name::new(text) else {
@@ -175,7 +178,7 @@ impl Call {
         let projects = within.map_or_else(|| self.projects(see), |project| vec![project]);
         let named = projects.iter().filter_map(|project| {
             let subject = self.state.names.get(&(T::scope(*project), name.clone()))?;
-            T::by_subject(&self.state, *subject)
+            T::get(&self.state, &T::id_of(*subject)?)
         });
         let mut found: Vec<&T> = named.filter(|it| visible(it)).collect();
         if found.is_empty() {

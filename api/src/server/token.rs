@@ -10,8 +10,11 @@
 //! accepted when
 //! - the signer is a node of the city now, and the signature is by the key in the state (so removing a
 //!   node ends all tokens that it signed);
-//! - it has not expired, and was not issued later than now (but for the nodes' clocks);
+//! - it has not expired, and is not dated in the future;
 //! - the user exists, is enabled, and has not revoked tokens since.
+//!
+//! `issued` is the *state's* time at issue, not a clock's: a revocation that comes later has a later
+//! state time whatever the clocks of the two nodes say, so no token outlives it by their difference.
 
 use data_encoding::BASE64URL_NOPAD;
 use ed25519_dalek::{Signature, VerifyingKey};
@@ -76,10 +79,13 @@ fn signed_message(payload: &[u8; PAYLOAD_BYTES]) -> Vec<u8> {
 }
 
 /// A token for `user`, signed by this node.
-pub(crate) fn issue(cluster: &dyn Cluster, user: &User, lifetime_s: u64) -> (String, Claims) {
-    // Not before what is still valid: the clock of the node that took a revocation may be ahead of ours.
-    let issued_at = cluster.now().max(user.tokens_valid_from);
-    let expires_at = issued_at.plus_ms(lifetime_s.min(TOKEN_LIFETIME_S_MAX) * 1000);
+pub(crate) fn issue(
+    cluster: &dyn Cluster,
+    (state, user): (&State, &User),
+    lifetime_s: u64,
+) -> (String, Claims) {
+    let issued_at = state.time.max(user.tokens_valid_from.plus_ms(1));
+    let expires_at = cluster.now().plus_ms(lifetime_s.min(TOKEN_LIFETIME_S_MAX) * 1000);
     let claims = Claims { signer: cluster.node(), user: user.id, issued_at, expires_at, id: Uuid::new_v4() };
     let payload = claims.payload();
     let signature = cluster.sign(&signed_message(&payload));
@@ -153,14 +159,16 @@ impl Unverified {
         if !state.nodes.contains_key(&signer) {
             return Err(TokenError::SignerUnknown);
         }
-        if now >= expires_at || expires_at.since_ms(issued_at) > TOKEN_LIFETIME_S_MAX * 1000 {
+        let longest = now.plus_ms(TOKEN_LIFETIME_S_MAX * 1000 + CLOCK_SKEW_MS);
+        if now >= expires_at || expires_at > longest {
             return Err(TokenError::Expired);
         }
         let user = state.users.get(&user).filter(|user| user.enabled).ok_or(TokenError::User)?;
-        if issued_at > now.max(user.tokens_valid_from).plus_ms(CLOCK_SKEW_MS) {
+        if issued_at > now.max(state.time).plus_ms(CLOCK_SKEW_MS) {
             return Err(TokenError::Future);
         }
-        if issued_at < user.tokens_valid_from {
+        // Issued in the same millisecond counts as before.
+        if issued_at <= user.tokens_valid_from {
             return Err(TokenError::Revoked);
         }
         Ok(user)

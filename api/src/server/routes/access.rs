@@ -41,11 +41,11 @@ pub(crate) async fn login(State(server): State<Server>, request: Request) -> Ans
     invalid.check(body.password.len() <= v1::PASSWORD_BYTES_MAX, "password", "is too long");
     invalid.finish()?;
     let Snapshot { state, .. } = freshest(&server).await?;
-    let user = state.users.values().find(|user| user.name.as_str() == body.user);
+    let user = state.find_user(&body.user).filter(|user| user.name.as_str() == body.user);
     check_password(&server, (&body.user, address), user.map(|it| it.password_hash.clone()), body.password)
         .await?;
     let user = user.filter(|user| user.enabled).ok_or_else(login_failed)?;
-    let (token, claims) = token::issue(&*server.shared.cluster, user, lifetime_s);
+    let (token, claims) = token::issue(&*server.shared.cluster, (&state, user), lifetime_s);
     let body = v1::Token { token, expires_at: claims.expires_at.into(), user: user.id.to_string() };
     let mut response = json_text(serde_json::to_string(&body).expect("a token is plain data"));
     *response.status_mut() = StatusCode::CREATED;

@@ -44,7 +44,7 @@ pub(crate) async fn list(call: Call, Params(query): Params<v1::ListQuery>) -> An
             && filter.keeps(&it.name, Some(it.project))
             && filter.phase.is_none_or(|wanted| wanted == view::image_phase(&call.state, it))
     };
-    call.ok(&filter.page(&call.state.images, keep, |it| view::image(&call.state, it)))
+    call.ok(&filter.page_of((&call.state, &call.state.images), keep, |it| view::image(&call.state, it)))
 }
 
 /// One image, with how far its replication is.

@@ -44,7 +44,7 @@ pub(crate) async fn list(call: Call, Params(query): Params<v1::ListQuery>) -> An
         filter.keeps(&it.name, Some(it.project))
             && call.allowed(Action::KeypairRead, Scope::Project(it.project))
     };
-    call.ok(&filter.page(&call.state.keypairs, keep, |it| view::keypair(&call.state, it)))
+    call.ok(&filter.page_of((&call.state, &call.state.keypairs), keep, |it| view::keypair(&call.state, it)))
 }
 
 /// One keypair.

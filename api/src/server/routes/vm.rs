@@ -35,7 +35,7 @@ pub(crate) async fn list(call: Call, Params(query): Params<v1::ListQuery>) -> An
             && filter.phase.is_none_or(|wanted| wanted == view::vm_phase(vm.status.phase))
             && call.allowed(Action::VmRead, Scope::Project(vm.spec.project))
     };
-    call.ok(&filter.page(&call.state.vms, keep, |vm| view::vm(&call.state, vm)))
+    call.ok(&filter.page_of((&call.state, &call.state.vms), keep, |vm| view::vm(&call.state, vm)))
 }
 
 fn shown(call: &Call, vm: VmId) -> Answer {

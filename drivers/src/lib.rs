@@ -19,6 +19,8 @@
 
 pub mod console;
 pub mod domain_xml;
+#[cfg(feature = "fake")]
+pub mod fake;
 #[cfg(test)]
 mod golden;
 pub mod hypervisor;
@@ -29,6 +31,8 @@ pub mod probe;
 pub mod record;
 pub mod router;
 pub mod seed;
+#[cfg(feature = "fake")]
+pub mod suite;
 
 use std::sync::Arc;
 

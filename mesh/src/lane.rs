@@ -91,7 +91,6 @@ impl Lane {
     }
 
     /// Position in per-lane tables.
-    #[allow(dead_code)]
     pub(crate) const fn index(self) -> usize {
         self.code() as usize - 1
     }

@@ -1,4 +1,3 @@
-#![allow(clippy::unimplemented)]
 //! Who is there and how to reach them: identity, authority, join, QUIC transport, gossip, observers.
 //!
 //! ```text
@@ -27,17 +26,24 @@
 //! - Gossip and heartbeats may be lost, and are repeated.
 
 pub mod authority;
+mod call;
 pub mod certificate;
 pub mod clock;
 pub mod gossip;
 pub mod identity;
 pub mod join;
 pub mod lane;
+pub mod memory;
 pub mod mesh;
 pub mod observe;
+mod peer;
 pub mod renew;
+mod serve;
+pub mod suite;
+mod tls;
 pub mod token;
 pub mod transport;
+mod wire;
 
 pub use authority::{Authority, AuthorityError, CityKey};
 pub use clock::{Clock, SystemClock};

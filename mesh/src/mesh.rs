@@ -1,18 +1,57 @@
-//! The node's one QUIC endpoint, as the rest of the node sees it.
+//! The node's one QUIC endpoint: it listens, dials, and carries every lane.
+//!
+//! ```text
+//!   request/open ─▶ call ─▶ peer.way() ─┬─ link ──▶ stream on it
+//!                                       └─ dial ──▶ TLS, judge, hello ──▶ adopt, serve
+//!   endpoint ─▶ serve::accept ─▶ TLS, judge ─┬─ member:   hello, adopt, serve the lanes of its standing
+//!                                            ├─ stranger: serve the join lane
+//!                                            └─ neither:  closed with a sentence
+//! ```
+//!
+//! # Failure paths
+//! - Peer dead: its links time out ([`IDLE`]), dials fail, callers are told within their own timeouts.
+//! - Peer restarted: it answers our packets of the old connection with a stateless reset, and we redial.
+//! - Removed from the city: links are closed as soon as the state says so.
+//! - Our certificate renewed: [`Mesh::reload`]; links keep running, new ones use the new certificate.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use quinn::{AsyncUdpSocket, EndpointConfig, IdleTimeout, Runtime, TransportConfig};
 use scp_model::{NodeId, PublicKey};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    call,
+    certificate::Certificate,
     clock::Clock,
-    identity::Identity,
-    lane::Lane,
+    identity::{Identity, NodeKey},
+    lane::{INBOX_MAX, Lane, STREAMS_MAX},
+    peer::{CloseCode, Peer, retire},
+    serve,
+    tls::{self, Standing},
     transport::{Duplex, MeshError, Service, Transport},
 };
+
+/// A connection without a sign of life for this long is dead. More than twice the longest stall (2 s)
+/// after which a node still counts as alive.
+pub(crate) const IDLE: Duration = Duration::from_secs(5);
+/// A quiet connection is kept with a ping: three of them fit into [`IDLE`], so two may be lost.
+const KEEP_ALIVE: Duration = Duration::from_millis(1_500);
+/// Unread bytes of one stream: a chunk's worth, so that a transfer runs at full speed.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// Unread bytes of one connection.
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+/// How long [`Mesh::shutdown`] waits for peers to hear the goodbye.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// The keys of the city's members, as the state has them.
 pub type Members = BTreeMap<NodeId, PublicKey>;
@@ -43,70 +82,299 @@ pub enum MeshStartError {
     Tls { why: String },
 }
 
+impl From<rustls::Error> for MeshStartError {
+    fn from(error: rustls::Error) -> Self {
+        Self::Tls { why: error.to_string() }
+    }
+}
+
 /// A handle; clones are the same mesh.
 #[derive(Clone)]
-pub struct Mesh {}
+pub struct Mesh {
+    shared: Arc<Shared>,
+}
+
+/// What all tasks of one mesh share.
+pub(crate) struct Shared {
+    pub(crate) key: NodeKey,
+    pub(crate) endpoint: quinn::Endpoint,
+    pub(crate) ports: Ports,
+    papers: Mutex<Papers>,
+    peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
+    inboxes: Mutex<Inboxes>,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Readers of one-way messages, by lane.
+type Inboxes = [Option<mpsc::Sender<(NodeId, Bytes)>>; Lane::ALL.len()];
+
+/// What a reload replaces.
+struct Papers {
+    authority: Vec<u8>,
+    ours: Certificate,
+    client: quinn::ClientConfig,
+}
+
+impl Papers {
+    fn new(identity: &Identity, client: quinn::ClientConfig) -> Self {
+        let authority = identity.authority_der().to_vec();
+        Self { authority, ours: identity.certificate().clone(), client }
+    }
+}
 
 impl Mesh {
     /// Listens, and serves members and strangers from now on.
-    pub async fn start(
-        _config: MeshConfig,
-        _identity: Identity,
-        _ports: Ports,
+    pub async fn start(config: MeshConfig, identity: Identity, ports: Ports) -> Result<Self, MeshStartError> {
+        let listen = |source| MeshStartError::Listen { address: config.listen, source };
+        let runtime: Arc<dyn Runtime> = Arc::new(quinn::TokioRuntime);
+        let socket = std::net::UdpSocket::bind(config.listen).map_err(listen)?;
+        let socket = runtime.wrap_udp_socket(socket).map_err(listen)?;
+        Self::start_on(socket, runtime, identity, ports)
+    }
+
+    /// As [`Mesh::start`], on a socket and runtime of the caller's: a simulated network, for one.
+    pub fn start_on(
+        socket: Arc<dyn AsyncUdpSocket>,
+        runtime: Arc<dyn Runtime>,
+        identity: Identity,
+        ports: Ports,
     ) -> Result<Self, MeshStartError> {
-        unimplemented!()
+        let (server, client) = tls_configs(&identity)?;
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            EndpointConfig::new(Arc::new(reset_key(&identity.key))),
+            Some(server),
+            socket,
+            runtime,
+        );
+        let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
+        let endpoint = endpoint.map_err(|source| MeshStartError::Listen { address: unspecified, source })?;
+        let shared = Arc::new(Shared {
+            key: identity.key.clone(),
+            endpoint,
+            ports,
+            papers: Mutex::new(Papers::new(&identity, client)),
+            peers: Mutex::default(),
+            inboxes: Mutex::default(),
+            cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        shared.spawn(serve::accept(shared.clone()));
+        shared.spawn(follow_members(shared.clone()));
+        Ok(Self { shared })
     }
 
     pub fn local_address(&self) -> SocketAddr {
-        unimplemented!()
+        self.shared.endpoint.local_addr().expect("a bound socket has an address")
     }
 
     /// Where a peer listens now; `None` forgets it. A new address is tried at once.
-    pub fn set_address(&self, _peer: NodeId, _address: Option<SocketAddr>) {
-        unimplemented!()
+    pub fn set_address(&self, peer: NodeId, address: Option<SocketAddr>) {
+        if peer == self.shared.us() {
+            return;
+        }
+        for link in self.shared.peer(peer).set_address(address) {
+            self.shared.spawn(retire(link));
+        }
     }
 
-    /// Takes a renewed certificate into use for new connections; those that are open stay.
-    pub fn reload(&self, _identity: Identity) -> Result<(), MeshStartError> {
-        unimplemented!()
+    /// Takes a renewed certificate into use for new connections; those that are open stay, but for those
+    /// that only renewed.
+    pub fn reload(&self, identity: Identity) -> Result<(), MeshStartError> {
+        if identity.id() != self.shared.us() {
+            return Err(MeshStartError::Tls { why: "the certificate is another node's".into() });
+        }
+        let (server, client) = tls_configs(&identity)?;
+        self.shared.endpoint.set_server_config(Some(server));
+        *self.shared.papers() = Papers::new(&identity, client);
+        for link in self.shared.links().into_iter().filter(|link| link.standing == Standing::RenewOnly) {
+            link.close(CloseCode::Reauthenticate, "the certificate was renewed");
+        }
+        Ok(())
     }
 
     /// Peers with an open connection.
     pub fn connected(&self) -> Vec<NodeId> {
-        unimplemented!()
+        let mut peers: Vec<_> = self.shared.links().iter().map(|link| link.peer).collect();
+        peers.dedup();
+        peers
     }
 
     /// Says goodbye to all peers and stops. Requests under way fail.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        let shared = &self.shared;
+        shared.cancel.cancel();
+        shared.endpoint.close(CloseCode::Goodbye.number().into(), b"the node stops");
+        shared.tasks.close();
+        let gone = async {
+            shared.tasks.wait().await;
+            shared.endpoint.wait_idle().await;
+        };
+        // A peer that is dead does not confirm; it is not waited for.
+        let _ = tokio::time::timeout(GOODBYE, gone).await;
     }
 }
 
 #[async_trait]
 impl Transport for Mesh {
     fn node(&self) -> NodeId {
-        unimplemented!()
+        self.shared.us()
     }
 
     async fn request(
         &self,
-        _peer: NodeId,
-        _lane: Lane,
-        _request: Bytes,
-        _timeout: Duration,
+        peer: NodeId,
+        lane: Lane,
+        request: Bytes,
+        timeout: Duration,
     ) -> Result<Bytes, MeshError> {
-        unimplemented!()
+        call::request(&self.shared, call::Call { peer, lane, timeout }, request).await
     }
 
-    async fn open(&self, _peer: NodeId, _opening: Bytes, _timeout: Duration) -> Result<Duplex, MeshError> {
-        unimplemented!()
+    async fn open(&self, peer: NodeId, opening: Bytes, timeout: Duration) -> Result<Duplex, MeshError> {
+        call::open(&self.shared, call::Call { peer, lane: Lane::Bulk, timeout }, opening).await
     }
 
-    fn send(&self, _peer: NodeId, _lane: Lane, _message: Bytes) -> Result<(), MeshError> {
-        unimplemented!()
+    fn send(&self, peer: NodeId, lane: Lane, message: Bytes) -> Result<(), MeshError> {
+        call::send(&self.shared, peer, lane, message)
     }
 
-    fn inbox(&self, _lane: Lane) -> mpsc::Receiver<(NodeId, Bytes)> {
-        unimplemented!()
+    fn inbox(&self, lane: Lane) -> mpsc::Receiver<(NodeId, Bytes)> {
+        let (sender, receiver) = mpsc::channel(INBOX_MAX);
+        self.shared.inboxes()[lane.index()] = Some(sender);
+        receiver
     }
+}
+
+impl Shared {
+    pub(crate) fn us(&self) -> NodeId {
+        self.key.id()
+    }
+
+    fn papers(&self) -> MutexGuard<'_, Papers> {
+        self.papers.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn inboxes(&self) -> MutexGuard<'_, Inboxes> {
+        self.inboxes.lock().expect("nothing panics while it holds this lock")
+    }
+
+    pub(crate) fn client_config(&self) -> quinn::ClientConfig {
+        self.papers().client.clone()
+    }
+
+    /// The peer's entry; made when it is new.
+    pub(crate) fn peer(&self, id: NodeId) -> Arc<Peer> {
+        self.peers().entry(id).or_insert_with(|| Peer::new(self.us(), id)).clone()
+    }
+
+    pub(crate) fn known_peer(&self, id: NodeId) -> Option<Arc<Peer>> {
+        self.peers().get(&id).cloned()
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Peer>>> {
+        self.peers.lock().expect("nothing panics while it holds this lock")
+    }
+
+    pub(crate) fn peer_at(&self, address: SocketAddr) -> Option<NodeId> {
+        self.peers().values().find(|peer| peer.address() == Some(address)).map(|peer| peer.id)
+    }
+
+    fn links(&self) -> Vec<Arc<crate::peer::Link>> {
+        let peers: Vec<_> = self.peers().values().cloned().collect();
+        peers.iter().flat_map(|peer| peer.links()).collect()
+    }
+
+    /// Judges the key that a handshake proved; and our own certificate, which binds both ends alike.
+    pub(crate) fn judge(
+        &self,
+        connection: &quinn::Connection,
+    ) -> Result<(Certificate, Standing), tls::Outsider> {
+        let chain = peer_chain(connection).unwrap_or_default();
+        let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
+        let members = self.ports.members.borrow().clone();
+        let now = self.ports.clock.now();
+        let (authority, we_are_valid) = {
+            let papers = self.papers();
+            (papers.authority.clone(), papers.ours.is_valid_at(now))
+        };
+        let (facts, standing) = tls::judge(leaf, &authority, members.as_deref(), now)?;
+        Ok((facts, if we_are_valid { standing } else { Standing::RenewOnly }))
+    }
+
+    /// A one-way message came in. A full inbox drops it: both lanes repeat themselves.
+    pub(crate) fn deliver(&self, from: NodeId, lane: Lane, message: Bytes) {
+        if let Some(inbox) = &self.inboxes()[lane.index()] {
+            let _ = inbox.try_send((from, message));
+        }
+    }
+
+    /// Runs a task until it is done or the mesh is shut down.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+}
+
+/// The certificates that the peer sent, its own first.
+pub(crate) fn peer_chain(
+    connection: &quinn::Connection,
+) -> Option<Vec<rustls::pki_types::CertificateDer<'static>>> {
+    let identity = connection.peer_identity()?;
+    identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok().map(|chain| *chain)
+}
+
+/// Cuts off whoever the state no longer knows, and forgets where it was.
+async fn follow_members(shared: Arc<Shared>) {
+    let mut members = shared.ports.members.clone();
+    loop {
+        let now = members.borrow_and_update().clone();
+        if let Some(now) = now {
+            for link in shared.links().into_iter().filter(|link| !now.contains_key(&link.peer)) {
+                link.close(CloseCode::NotAMember, "the node was removed from the city");
+            }
+            shared.peers().retain(|id, _| now.contains_key(id));
+        }
+        if members.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn tls_configs(identity: &Identity) -> Result<(quinn::ServerConfig, quinn::ClientConfig), rustls::Error> {
+    let transport = Arc::new(transport_config());
+    let server = tls::server(identity.chain(), identity.key.to_tls())?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
+    server.transport_config(transport.clone());
+    let client = tls::client(identity.chain(), identity.key.to_tls(), tls::ALPN_MESH)?;
+    let mut client = quinn::ClientConfig::new(Arc::new(client));
+    client.transport_config(transport);
+    Ok((server, client))
+}
+
+pub(crate) fn transport_config() -> TransportConfig {
+    let requests: usize = Lane::ALL.iter().map(|lane| lane.limits().requests_max).sum();
+    let streams = u32::try_from(requests + STREAMS_MAX).expect("the limits are small");
+    let messages = u32::try_from(Lane::Gossip.limits().requests_max + 1).expect("the limits are small");
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(IdleTimeout::try_from(IDLE).expect("5 s fit into a QUIC varint")))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_concurrent_bidi_streams(streams.into())
+        .max_concurrent_uni_streams(messages.into())
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        .receive_window(CONNECTION_WINDOW_BYTES.into());
+    transport
+}
+
+/// Derived from the node's key, so that a restarted node can reset connections of its earlier life and
+/// its peers need not wait for a timeout.
+fn reset_key(key: &NodeKey) -> ring::hmac::Key {
+    let seed = Sha256::new().chain_update(b"scp-mesh stateless reset").chain_update(key.pkcs8()).finalize();
+    ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &seed)
 }

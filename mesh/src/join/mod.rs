@@ -19,6 +19,8 @@
 
 mod client;
 mod error;
+mod network;
+pub(crate) mod server;
 
 use std::net::SocketAddr;
 

@@ -1,0 +1,1 @@
+//! Links in memory, for tests and simulation.

@@ -27,10 +27,8 @@ impl Effect for RemoveNode {
         let placed: Vec<VmId> = change.state.vms_on(self.node).map(|vm| vm.id).collect();
         placed.into_iter().for_each(|vm| change.evacuate(vm));
         let evicted: Vec<VmId> = change.state.evictions_on(self.node).map(|eviction| eviction.vm).collect();
-        for vm in evicted {
-            change.drop_eviction(self.node, vm);
-            change.settle_deletion(vm);
-        }
+        // Deletions do not wait for a node that is down, so none is settled by this.
+        evicted.into_iter().for_each(|vm| change.drop_eviction(self.node, vm));
         drop_replicas(change.state, self.node);
         change.state.nodes.remove(&self.node);
         change.state.allocated.remove(&self.node);

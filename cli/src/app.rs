@@ -7,7 +7,10 @@
 //! 4. the context's nodes, with its token;
 //! 5. no context, and the standard socket is there: as 1.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use scp_api::{
     client::Client,
@@ -27,7 +30,13 @@ use crate::{
 /// Port of a node's HTTPS when `--node` does not say.
 pub const API_PORT: u16 = 8443;
 /// A call is repeated at other nodes for this long: longer than any election, short enough for a person.
-const DEADLINE: Duration = Duration::from_secs(15);
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The way to a node.
+enum Door {
+    Socket(PathBuf),
+    Https(Client),
+}
 
 pub struct App {
     pub global: Global,
@@ -47,7 +56,7 @@ impl App {
 
     /// The client, made at first use.
     pub async fn client(&self) -> Result<&Client> {
-        self.client.get_or_try_init(|| async { self.connect() }).await
+        self.client.get_or_try_init(|| self.connect()).await
     }
 
     /// The project to work in: the option's, else the context's.
@@ -75,23 +84,27 @@ impl App {
         Local::new(self.socket())
     }
 
-    fn connect(&self) -> Result<Client> {
-        let client = self.door()?.with_deadline(DEADLINE);
+    async fn connect(&self) -> Result<Client> {
+        let client = match self.door()? {
+            Door::Socket(path) => self.over(&path).await?,
+            Door::Https(client) => client,
+        };
+        let client = client.with_deadline(DEADLINE);
         let consistency = if self.global.stale { Consistency::Stale } else { Consistency::Linearizable };
         Ok(client.with_consistency(consistency))
     }
 
-    fn door(&self) -> Result<Client> {
+    fn door(&self) -> Result<Door> {
         if let Some(socket) = &self.global.socket {
-            return self.over(socket);
+            return Ok(Door::Socket(socket.clone()));
         }
         let store = self.store()?;
         let context = store.find(self.global.context.as_deref())?;
         match (&self.global.node, context) {
-            (Some(node), context) => self.https(&[address(node)], context, &store),
-            (None, Some((_, Context { socket: Some(socket), .. }))) => self.over(socket),
-            (None, Some((name, it))) => self.https(&it.nodes, Some((name, it)), &store),
-            (None, None) if Path::new(SOCKET_PATH).exists() => self.over(Path::new(SOCKET_PATH)),
+            (Some(node), context) => self.https(&[address(node)], context, &store).map(Door::Https),
+            (None, Some((_, Context { socket: Some(socket), .. }))) => Ok(Door::Socket(socket.clone())),
+            (None, Some((name, it))) => self.https(&it.nodes, Some((name, it)), &store).map(Door::Https),
+            (None, None) if Path::new(SOCKET_PATH).exists() => Ok(Door::Socket(SOCKET_PATH.into())),
             (None, None) => Err(CliError::new(Exit::Usage, "no_context", "scpctl knows no city yet")
                 .because(format!("there is no context in {}", store.path.display()))
                 .remedy(
@@ -100,8 +113,10 @@ impl App {
         }
     }
 
-    fn over(&self, socket: &Path) -> Result<Client> {
+    async fn over(&self, socket: &Path) -> Result<Client> {
         self.out.detail(format!("asking scpd on {}", socket.display()));
+        // At once, and with its own remedy, rather than after every repetition that a network deserves.
+        Local::new(socket)?.knock().await?;
         Ok(Client::unix(socket)?)
     }
 

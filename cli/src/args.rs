@@ -78,30 +78,33 @@ pub struct Cli {
 
 /// Taken by every command.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
-    /// Ask this node, whatever the context says
-    #[arg(long, global = true, value_name = "ADDRESS[:PORT]", env = "SCP_NODE")]
+    /// Ask this node, whatever the context says [env: SCP_NODE]
+    #[arg(long, global = true, value_name = "ADDRESS[:PORT]", env = "SCP_NODE", hide_env = true)]
     pub node: Option<String>,
-    /// Use this context instead of the current one
-    #[arg(long, global = true, value_name = "NAME", env = "SCP_CONTEXT")]
+    /// Use this context instead of the current one [env: SCP_CONTEXT]
+    #[arg(long, global = true, value_name = "NAME", env = "SCP_CONTEXT", hide_env = true)]
     pub context: Option<String>,
-    /// Work in this project (name or id)
-    #[arg(long, global = true, value_name = "NAME", env = "SCP_PROJECT")]
+    /// Work in this project (name or id) [env: SCP_PROJECT]
+    #[arg(long, global = true, value_name = "NAME", env = "SCP_PROJECT", hide_env = true)]
     pub project: Option<String>,
-    /// Speak to scpd over this unix socket, as root on its server
-    #[arg(long, global = true, value_name = "PATH", env = "SCP_SOCKET")]
+    /// Speak to scpd over this unix socket, as root on its server [env: SCP_SOCKET]
+    #[arg(long, global = true, value_name = "PATH", env = "SCP_SOCKET", hide_env = true)]
     pub socket: Option<PathBuf>,
-    /// A table for people or the API's JSON for programs
+    /// table, for people, or json: the API's own, for programs [env: SCP_OUTPUT]
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table, env = "SCP_OUTPUT")]
+    #[arg(value_name = "FORMAT", hide_env = true, hide_possible_values = true)]
     pub output: Format,
-    /// Take what the node has, without asking the leader; says how old it is
+    /// Take what the node has, without asking the leader
     #[arg(long, global = true)]
     pub stale: bool,
     /// Wait until it is really done, and show the progress
     #[arg(long, short, global = true)]
     pub wait: bool,
-    /// How long to wait, in seconds
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// How long to wait
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
     /// No remarks and no progress on stderr
     #[arg(long, short, global = true)]

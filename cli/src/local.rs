@@ -61,18 +61,29 @@ impl Local {
         })
     }
 
+    /// Whether anybody is there.
+    pub async fn knock(&self) -> Result<()> {
+        match tokio::net::UnixStream::connect(&self.socket).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.absent(&error.to_string(), true)),
+        }
+    }
+
     fn unreachable(&self, error: &reqwest::Error) -> CliError {
-        let reason = root_cause(error);
+        self.absent(&root_cause(error), error.is_connect())
+    }
+
+    fn absent(&self, reason: &str, is_connect: bool) -> CliError {
         let out = CliError::new(
             Exit::Unavailable,
             "unreachable",
             format!("scpd does not answer on {}", self.socket.display()),
         )
-        .because(&reason);
+        .because(reason);
         if reason.contains("ermission denied") {
             return CliError { exit: Exit::Denied, ..out }.remedy("the socket is root's: run it with sudo");
         }
-        if error.is_connect() {
+        if is_connect {
             return out.remedy("start it: systemctl start scpd (or, without systemd: scpd &)");
         }
         out.remedy("see what scpd says: journalctl -u scpd -n 50 (or its scpd.log)")

@@ -1,6 +1,6 @@
 //! `scpctl init`: begin a city on this server.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use scp_api::{
     client::Client,
@@ -72,6 +72,9 @@ impl Server {
     }
 }
 
+/// Its own HTTPS is up when a node has begun a city; a token is a convenience and not worth a long wait.
+const LOGIN_DEADLINE: Duration = Duration::from_secs(5);
+
 pub async fn run(args: &Args, app: &App) -> Result<()> {
     let given = args.admin_password_file.as_deref();
     let admin_password = given.map(|file| terminal::password("Password of admin", Some(file))).transpose()?;
@@ -128,8 +131,10 @@ async fn remember(app: &App, made: &LocalInitialised, password: Option<String>) 
     };
     if let Some(password) = password {
         let request = v1::TokenRequest { user: made.admin_user.clone(), password, lifetime_s: None };
-        let login =
-            async { Client::https([made.api_address.clone()], &made.ca_certificate)?.login(&request).await };
+        let login = async {
+            let client = Client::https([made.api_address.clone()], &made.ca_certificate)?;
+            client.with_deadline(LOGIN_DEADLINE).login(&request).await
+        };
         match login.await {
             Ok(token) => {
                 context.token = Some(token.token);

@@ -41,7 +41,7 @@ pub(crate) fn evacuate<'a>(round: &Round<'a>, board: &mut Board<'a>, room: usize
     let mut commands = Vec::new();
     for node in state.nodes.values() {
         let mut leaving: Vec<&Vm> = match (node.is_up(), node.draining) {
-            (false, _) if braked.contains(&node.id) => continue,
+            (false, _) if braked.contains(&node.id) || round.is_back(node.id) => continue,
             (false, _) => state.vms_on(node.id).filter(|vm| vm.spec.power == Power::Running).collect(),
             (true, true) => drainable(state, survey, node.id),
             (true, false) => continue,

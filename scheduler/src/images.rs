@@ -13,12 +13,11 @@
 use std::{cmp::Reverse, collections::BTreeSet};
 
 use scp_model::{
-    Command, NodeId, Timestamp,
+    Command, NodeId,
     command::AssignImage,
     image::{IMAGE_REPLICAS, Image, ReplicaStatus},
     node::{Liveness, Node},
 };
-use scp_state::State;
 
 use crate::Round;
 
@@ -34,11 +33,11 @@ const HELD_MIN: usize = 2;
 
 /// At most `room` assignments, images in the order of their ids.
 pub(crate) fn images(round: &Round<'_>, room: usize) -> Vec<Command> {
-    let Round { state, view, survey } = round;
+    let Round { state, survey, .. } = round;
     let nobody = BTreeSet::new();
     let orders = state.images.values().flat_map(|image| {
         let used_on = survey.images_used.get(&image.id).unwrap_or(&nobody);
-        let copies = Copies { state, image, used_on, now: view.now };
+        let copies = Copies { round, image, used_on };
         let order = |(node, wanted)| Command::AssignImage(AssignImage { image: image.id, node, wanted });
         let wanted = copies.missing().into_iter().map(|node| (node, true));
         wanted.chain(copies.surplus().map(|node| (node, false))).map(order).collect::<Vec<_>>()
@@ -47,16 +46,16 @@ pub(crate) fn images(round: &Round<'_>, room: usize) -> Vec<Command> {
 }
 
 struct Copies<'a> {
-    state: &'a State,
+    round: &'a Round<'a>,
     image: &'a Image,
     used_on: &'a BTreeSet<NodeId>,
-    now: Timestamp,
 }
 
 impl<'a> Copies<'a> {
     /// Nodes that are to fetch a copy.
     fn missing(&self) -> Vec<NodeId> {
-        let used = self.used_on.iter().copied().filter(|node| self.is_up(*node) && self.may_ask(*node));
+        let answers = |node: &NodeId| self.is_up(*node) && !self.round.is_suspected(*node);
+        let used = self.used_on.iter().copied().filter(|node| answers(node) && self.may_ask(*node));
         let mut ask: Vec<NodeId> = used.collect();
         let counted = self.counted();
         let mut chosen: Vec<NodeId> = counted.iter().chain(&ask).copied().collect();
@@ -85,32 +84,32 @@ impl<'a> Copies<'a> {
         let counts = |node: &Node| match &node.liveness {
             Liveness::Up => !node.draining,
             Liveness::Down { since, .. } => {
-                held_up >= HELD_MIN && !node.draining && self.now.since_ms(*since) < DOWN_GRACE_MS
+                held_up >= HELD_MIN && !node.draining && self.round.view.now.since_ms(*since) < DOWN_GRACE_MS
             }
         };
         let good = self.image.replicas.iter().filter(|(_, status)| match status {
             ReplicaStatus::Held | ReplicaStatus::Assigned => true,
             ReplicaStatus::Failed { .. } => false,
         });
-        let good = good.filter(|(node, _)| self.state.nodes.get(*node).is_some_and(counts));
+        let good = good.filter(|(node, _)| self.round.state.nodes.get(*node).is_some_and(counts));
         good.map(|(node, _)| *node).collect()
     }
 
     /// The node that a copy beside those chosen is best on: in a zone with the fewest of them, running
     /// VMs (they may need it), with the most disk free.
     fn best_beside(&self, chosen: &[NodeId]) -> Option<NodeId> {
-        let up = self.state.nodes.values().filter(|node| node.is_up() && !node.draining);
+        let up = self.round.state.nodes.values().filter(|node| node.is_up() && !node.draining);
         let able =
             up.filter(|node| !chosen.contains(&node.id) && !self.image.replicas.contains_key(&node.id));
-        let retried = self.state.nodes.values().filter(|node| {
+        let retried = self.round.state.nodes.values().filter(|node| {
             let failed = matches!(self.image.replicas.get(&node.id), Some(ReplicaStatus::Failed { .. }));
-            let fit = node.is_up() && !node.draining && !chosen.contains(&node.id);
+            let fit = self.takes_copies(node) && !chosen.contains(&node.id);
             fit && failed && self.may_ask(node.id)
         });
         let best = able.chain(retried).min_by_key(|node| {
             let runs_none = !node.profile.compute.runs_vms() || !node.schedulable;
             let failed = self.image.replicas.contains_key(&node.id);
-            let free = Reverse(self.state.free(node).disk_mib);
+            let free = Reverse(self.round.state.free(node).disk_mib);
             (failed, self.zone_mates(node.id, chosen), runs_none, free, node.id)
         });
         best.map(|node| node.id)
@@ -121,20 +120,24 @@ impl<'a> Copies<'a> {
         match self.image.replicas.get(&node) {
             None => true,
             Some(ReplicaStatus::Held | ReplicaStatus::Assigned) => false,
-            Some(ReplicaStatus::Failed { at, .. }) => self.now.since_ms(*at) >= RETRY_MS,
+            Some(ReplicaStatus::Failed { at, .. }) => self.round.view.now.since_ms(*at) >= RETRY_MS,
         }
     }
 
     fn zone_mates(&self, node: NodeId, among: &[NodeId]) -> usize {
-        let zone = |id: &NodeId| self.state.nodes.get(id).map(|node| &node.profile.zone);
+        let zone = |id: &NodeId| self.round.state.nodes.get(id).map(|node| &node.profile.zone);
         among.iter().filter(|other| **other != node && zone(other) == zone(&node)).count()
     }
 
+    fn takes_copies(&self, node: &Node) -> bool {
+        node.is_up() && !node.draining && !self.round.is_suspected(node.id)
+    }
+
     fn is_up(&self, node: NodeId) -> bool {
-        self.state.nodes.get(&node).is_some_and(Node::is_up)
+        self.round.state.nodes.get(&node).is_some_and(Node::is_up)
     }
 
     fn is_draining(&self, node: NodeId) -> bool {
-        self.state.nodes.get(&node).is_some_and(|node| node.draining)
+        self.round.state.nodes.get(&node).is_some_and(|node| node.draining)
     }
 }

@@ -55,17 +55,14 @@ pub const COMMANDS_MAX: usize = 256;
 
 /// One round: everything that should be done now, in the order in which to propose it.
 ///
-/// Liveness is settled first: a round that changes it does nothing else, since all else depends on it.
-/// Then come those that wait already (with at most three quarters of the round), those that are to
-/// leave where they are, and copies.
+/// Liveness comes first; then those that wait already (with at most three quarters of the round), those
+/// that are to leave where they are, and copies. Nothing is put on or taken off a node whose liveness
+/// is in doubt or changes in this round.
 pub fn plan(state: &State, view: &View) -> Vec<Command> {
-    let mut commands = health::health(state, view, COMMANDS_MAX);
-    if !commands.is_empty() {
-        return commands;
-    }
     let round = Round { state, view, survey: Survey::of(state) };
     let mut board = Board::new(state, &round.survey);
-    commands.extend(place::place(&round, &mut board, COMMANDS_MAX / 4 * 3));
+    let mut commands = health::health(state, view, COMMANDS_MAX / 4);
+    commands.extend(place::place(&round, &mut board, COMMANDS_MAX / 4 * 3 - commands.len()));
     let room = COMMANDS_MAX - commands.len();
     commands.extend(evacuate::evacuate(&round, &mut board, room));
     let room = COMMANDS_MAX - commands.len();
@@ -81,8 +78,13 @@ pub(crate) struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Silent, though not declared down yet: nothing new is put there meanwhile.
+    /// Silent, though not declared down before this round: nothing new is put there.
     fn is_suspected(&self, node: NodeId) -> bool {
         self.view.suspicions.iter().any(|suspicion| suspicion.node == node)
+    }
+
+    /// Heard again, though not declared up before this round: nothing is taken from there any more.
+    fn is_back(&self, node: NodeId) -> bool {
+        node == self.view.me || self.view.heard.contains(&node) && !self.is_suspected(node)
     }
 }

@@ -63,7 +63,6 @@ impl Config {
         }
     }
 
-    #[allow(dead_code)]
     pub(crate) fn openraft(&self) -> Result<openraft::Config, String> {
         let millis = |duration: Duration| duration.as_millis() as u64;
         openraft::Config {

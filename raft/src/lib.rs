@@ -11,16 +11,28 @@
 //!                         └───────────────────────────────────────────────────┘
 //! ```
 
+mod answer;
+mod applier;
 pub mod config;
+mod core;
 pub mod disk;
 pub mod error;
+mod keeper;
 pub mod log;
 pub mod machine;
 pub mod network;
+mod peers;
 pub mod raft;
+mod reads;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod snapshot;
 pub mod status;
-#[allow(dead_code)]
+#[cfg(test)]
+mod store_test;
 mod types;
+mod wire;
+mod worker;
 
 pub use config::{COMMAND_BYTES_MAX, Config};
 pub use disk::{Disk, DiskError, DiskFile, FileDisk};

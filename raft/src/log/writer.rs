@@ -1,0 +1,257 @@
+//! Writes groups of records; synchronous, single-threaded, no clock.
+//!
+//! ```text
+//! segment-..1   segment-..2 (current)   spare
+//! ```
+//! When a group does not fit the current segment, the spare gets a head and its name, and becomes
+//! current. A new spare is made afterwards, outside the path of writes; when that fails for want of
+//! space, the writer still has a segment's worth of reserve, and says so.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{
+    LogError,
+    format::{
+        ALIGN, GROUP_HEAD_BYTES, GroupBuilder, HEAD_BYTES, SEAL_BYTES, SegmentHead, encode_record,
+        encode_seal,
+    },
+    record::{Base, Record},
+    recover::{Recovered, recover, segment_name},
+};
+use crate::disk::{Disk, DiskError, DiskFile};
+
+const SPARE: &str = "spare";
+const SPARE_NEW: &str = "spare.new";
+
+/// A segment that is only kept for its entries.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    sequence: u64,
+    index_max: Option<u64>,
+}
+
+struct Current {
+    file: Arc<dyn DiskFile>,
+    sequence: u64,
+    salt: u64,
+    size: u64,
+    end: u64,
+    index_max: Option<u64>,
+    sealed: bool,
+}
+
+pub(crate) struct Writer {
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
+    kept: VecDeque<Kept>,
+    current: Current,
+    spare: Option<Arc<dyn DiskFile>>,
+    next_group: u64,
+    base: Base,
+}
+
+impl Writer {
+    /// Opens the log, or begins one. `void_from`: see [`recover`].
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        segment_bytes: u64,
+        void_from: Option<u64>,
+    ) -> Result<(Self, Recovered), LogError> {
+        let (mut segments, next_group, recovered) = recover(&*disk, void_from)?;
+        let base = recovered.base;
+        let current = match segments.pop() {
+            Some(segment) => Current {
+                file: segment.file,
+                sequence: segment.head.sequence,
+                salt: segment.head.salt,
+                size: segment.size,
+                end: segment.end,
+                index_max: segment.index_max,
+                sealed: false,
+            },
+            None => {
+                let file = make_spare(&*disk, segment_bytes)?;
+                let head = SegmentHead {
+                    sequence: 1,
+                    salt: rand::random(),
+                    first_group: next_group,
+                    size: segment_bytes,
+                    base,
+                };
+                begin_segment(&*disk, file, head)?
+            }
+        };
+        let kept = segments
+            .iter()
+            .map(|segment| Kept { sequence: segment.head.sequence, index_max: segment.index_max })
+            .collect();
+        let spare = reuse_spare(&*disk, segment_bytes)?;
+        let mut writer = Self { disk, segment_bytes, kept, current, spare, next_group, base };
+        writer.drop_purged()?;
+        Ok((writer, recovered))
+    }
+
+    /// Number of the next group: all before it are synced.
+    pub(crate) fn next_group(&self) -> u64 {
+        self.next_group
+    }
+
+    /// Bytes of records that fit without new space from the disk, at least.
+    pub(crate) fn reserve(&self) -> u64 {
+        let overhead = (GROUP_HEAD_BYTES + ALIGN) as u64;
+        let rest = (self.current.size - self.current.end).saturating_sub(overhead);
+        let spare = if self.spare.is_some() { self.segment_bytes - HEAD_BYTES as u64 - overhead } else { 0 };
+        rest + spare
+    }
+
+    pub(crate) fn has_spare(&self) -> bool {
+        self.spare.is_some()
+    }
+
+    /// Makes a spare segment when there is none.
+    pub(crate) fn replenish(&mut self) -> Result<(), DiskError> {
+        if self.spare.is_none() {
+            self.spare = Some(make_spare(&*self.disk, self.segment_bytes)?);
+        }
+        Ok(())
+    }
+
+    /// Makes the records durable, in order. After an error the writer must be opened anew, with
+    /// [`Self::next_group`] as `void_from`: what it was writing may or may not be there.
+    pub(crate) fn commit(&mut self, records: &[Record]) -> Result<(), DiskError> {
+        let mut group = GroupBuilder::new();
+        for record in records {
+            let bytes = encode_record(record);
+            if !self.fits(&group, bytes.len()) {
+                self.write_group(std::mem::replace(&mut group, GroupBuilder::new()))?;
+            }
+            if !self.fits(&group, bytes.len()) {
+                self.roll()?;
+            }
+            if !self.fits(&group, bytes.len()) {
+                return Err(DiskError::Failed(format!("a record of {} bytes fits no segment", bytes.len())));
+            }
+            group.push(&bytes);
+            self.note(record);
+        }
+        self.write_group(group)?;
+        if records.iter().any(|record| matches!(record, Record::Purge(_))) {
+            self.drop_purged()?;
+        }
+        Ok(())
+    }
+
+    /// Vouches for all groups so far. Not synced unless `sync`: it only tells damage from a torn write.
+    pub(crate) fn seal(&mut self, sync: bool) -> Result<(), DiskError> {
+        if !self.current.sealed && self.current.end + SEAL_BYTES as u64 <= self.current.size {
+            let seal = encode_seal(self.current.salt, self.next_group - 1);
+            self.current.file.write_at(self.current.end, &seal)?;
+            self.current.sealed = true;
+        }
+        if sync { self.current.file.sync() } else { Ok(()) }
+    }
+
+    fn fits(&self, group: &GroupBuilder, more: usize) -> bool {
+        self.current.end + group.size_with(more) as u64 <= self.current.size
+    }
+
+    fn note(&mut self, record: &Record) {
+        match record {
+            Record::Vote(ballot) => self.base.vote = Some(*ballot),
+            Record::Entry(entry) => {
+                self.current.index_max = self.current.index_max.max(Some(entry.at.index));
+            }
+            Record::TruncateAfter(_) => {}
+            Record::Purge(at) => self.base.purged = Some(*at),
+            Record::Committed(at) => self.base.committed = Some(*at),
+        }
+    }
+
+    fn write_group(&mut self, group: GroupBuilder) -> Result<(), DiskError> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        let bytes = group.finish(self.current.salt, self.next_group);
+        self.current.file.write_at(self.current.end, &bytes)?;
+        self.current.file.sync()?;
+        self.current.end += bytes.len() as u64;
+        self.current.sealed = false;
+        self.next_group += 1;
+        Ok(())
+    }
+
+    /// Goes on in the spare segment.
+    fn roll(&mut self) -> Result<(), DiskError> {
+        self.replenish()?;
+        let file = self.spare.take().expect("replenish made one");
+        let head = SegmentHead {
+            sequence: self.current.sequence + 1,
+            salt: rand::random(),
+            first_group: self.next_group,
+            size: self.segment_bytes,
+            base: self.base,
+        };
+        let next = begin_segment(&*self.disk, file, head)?;
+        self.kept.push_back(Kept { sequence: self.current.sequence, index_max: self.current.index_max });
+        self.current = next;
+        Ok(())
+    }
+
+    /// Removes the oldest segments while a snapshot covers all their entries.
+    fn drop_purged(&mut self) -> Result<(), DiskError> {
+        let Some(purged) = self.base.purged else { return Ok(()) };
+        let mut dropped = false;
+        while self.kept.front().is_some_and(|kept| kept.index_max.is_none_or(|max| max <= purged.index)) {
+            let kept = self.kept.pop_front().expect("the loop looked");
+            self.disk.remove(&segment_name(kept.sequence))?;
+            // In order: a hole in the sequence would be taken for damage.
+            self.disk.sync_dir()?;
+            dropped = true;
+        }
+        if dropped { self.disk.sync_dir() } else { Ok(()) }
+    }
+}
+
+/// A zeroed file under the spare's name. Under another name until it is complete, so that a spare is
+/// always whole.
+fn make_spare(disk: &dyn Disk, segment_bytes: u64) -> Result<Arc<dyn DiskFile>, DiskError> {
+    disk.remove(SPARE_NEW)?;
+    let file = disk.create(SPARE_NEW, segment_bytes)?;
+    file.sync()?;
+    disk.rename(SPARE_NEW, SPARE)?;
+    disk.sync_dir()?;
+    Ok(file)
+}
+
+/// The spare that an earlier run left. Only its head may have been written to.
+fn reuse_spare(disk: &dyn Disk, segment_bytes: u64) -> Result<Option<Arc<dyn DiskFile>>, DiskError> {
+    disk.remove(SPARE_NEW)?;
+    let file = match disk.open(SPARE) {
+        Ok(file) => file,
+        Err(DiskError::NotFound(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if file.size()? != segment_bytes {
+        disk.remove(SPARE)?;
+        return Ok(None);
+    }
+    file.write_at(0, &[0; HEAD_BYTES])?;
+    file.sync()?;
+    Ok(Some(file))
+}
+
+fn begin_segment(disk: &dyn Disk, file: Arc<dyn DiskFile>, head: SegmentHead) -> Result<Current, DiskError> {
+    file.write_at(0, &head.encode())?;
+    file.sync()?;
+    disk.rename(SPARE, &segment_name(head.sequence))?;
+    disk.sync_dir()?;
+    Ok(Current {
+        file,
+        sequence: head.sequence,
+        salt: head.salt,
+        size: head.size,
+        end: HEAD_BYTES as u64,
+        index_max: None,
+        sealed: false,
+    })
+}

@@ -11,6 +11,7 @@ pub fn decisions_are_numbered_and_whole(tree: &Tree) -> Findings {
     let mut findings = Findings::new();
     let decisions =
         tree.markdown().filter_map(|(path, file)| Some((path, path.strip_prefix("docs/decisions/")?, file)));
+    let decisions = decisions.filter(|(_, name, _)| *name != "README.md");
     for (at, (path, name, file)) in decisions.enumerate() {
         let number = format!("{:04}", at + 1);
         if !name.starts_with(&format!("{number}-")) {

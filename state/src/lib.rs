@@ -43,14 +43,13 @@ use scp_model::{
     units::Overcommit,
     vm::{Eviction, Vm},
 };
-use serde::{Deserialize, Serialize};
 
 pub use apply::Applied;
 pub use queries::{EventsGap, node_id_of};
 pub use snapshot::{Frames, Restore, SnapshotError};
 
 /// The replicated state of one city.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
     /// Index of the last command applied.
     pub index: u64,
@@ -95,7 +94,7 @@ pub struct State {
 }
 
 /// What a project uses of its quota.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     pub vms: u64,
     pub resources: Resources,
@@ -104,7 +103,7 @@ pub struct Usage {
 }
 
 /// Within what a name is unique.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NameScope {
     Nodes,
     Departments,
@@ -117,7 +116,7 @@ pub enum NameScope {
 }
 
 /// Recent requests and their answers, bounded by count; the oldest go first.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Requests {
     pub answers: OrdMap<RequestId, Answer>,
     pub order: Vector<RequestId>,

@@ -123,3 +123,32 @@ pub(super) fn clipped(text: &str, limit: usize) -> String {
     }
     format!("{}{ELLIPSIS}", &text[..end])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clipped_text_is_within_its_bound_and_still_text() {
+        for text in ["", "short", "exactly ten", "ágora ágora ágora", "日本語の長いメッセージ", "a日日日日"]
+        {
+            for limit in 3..24 {
+                let cut = clipped(text, limit);
+                assert!(cut.len() <= limit, "{text:?} at {limit}: {cut:?}");
+                assert!(
+                    cut == text || (text.len() > limit && cut.ends_with('…')),
+                    "{text:?} at {limit}: {cut:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_quota_below_what_is_in_use_gives_nothing_more() {
+        let row = |limit, used, asked| QuotaRow { resource: QuotaResource::Vms, limit, used, asked }.check();
+        assert_eq!(row(3, 2, 1), Ok(()));
+        assert!(row(3, 3, 1).is_err());
+        assert!(row(1, 3, 1).is_err());
+        assert!(row(u64::MAX - 1, u64::MAX, 1).is_err(), "sums do not wrap");
+    }
+}

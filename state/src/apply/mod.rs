@@ -193,3 +193,90 @@ fn effect(command: &Command) -> &dyn Effect {
         Command::Report(command) => command,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use scp_model::{NodeId, command::DeleteVm};
+
+    use super::*;
+
+    fn proposal(request: u128) -> Proposal {
+        Proposal {
+            request: RequestId::from_u128(request),
+            actor: Actor::Local(NodeId(1)),
+            time: Timestamp(5),
+            command: Command::DeleteVm(DeleteVm { vm: Default::default() }),
+        }
+    }
+
+    #[test]
+    fn the_request_table_forgets_the_oldest_and_keeps_its_bound() {
+        let mut requests = Requests::default();
+        let more = 10;
+        for at in 0..(limits::REQUESTS_MAX + more) as u64 {
+            let answer = Answer { index: at, result: Ok(()) };
+            requests.remember(RequestId::from_u128(u128::from(at)), answer);
+        }
+        assert_eq!(
+            (requests.order.len(), requests.answers.len()),
+            (limits::REQUESTS_MAX, limits::REQUESTS_MAX)
+        );
+        let kept = |at: usize| requests.answers.get(&RequestId::from_u128(at as u128));
+        assert_eq!(kept(more - 1), None);
+        assert_eq!(kept(more).map(|answer| answer.index), Some(more as u64));
+    }
+
+    #[test]
+    fn the_watch_ring_drops_the_oldest_and_says_so() {
+        let mut state = State::default();
+        for _ in 0..limits::EVENTS_MAX + 5 {
+            let event = Event {
+                sequence: state.next_event,
+                index: 1,
+                time: Timestamp(1),
+                actor: Actor::Local(NodeId(1)),
+                subject: Subject::City,
+                project: None,
+                kind: EventKind::SettingsChanged,
+            };
+            state.publish(&[event]);
+        }
+        assert_eq!(state.events.len(), limits::EVENTS_MAX);
+        assert_eq!(state.events_from(4).err(), Some(crate::EventsGap { oldest: 5 }));
+        assert_eq!(state.events_from(5).map(Iterator::count), Ok(limits::EVENTS_MAX));
+        let last = state.next_event - 1;
+        assert_eq!(
+            state.events_from(last).map(|mut events| events.next().map(|e| e.sequence)),
+            Ok(Some(last))
+        );
+        assert_eq!(state.events_from(last + 1).map(Iterator::count), Ok(0));
+        assert_eq!(state.events_from(last + 100).map(Iterator::count), Ok(0), "not there yet is no gap");
+    }
+
+    #[test]
+    fn the_audit_chain_holds_every_command_its_place_and_its_order() {
+        let links = |log: &[(u64, u128)]| {
+            log.iter().fold(Digest::default(), |head, (index, request)| {
+                audit_link(head, *index, &proposal(*request))
+            })
+        };
+        let head = links(&[(1, 1), (2, 2)]);
+        for other in [&[(1, 2), (2, 1)][..], &[(1, 1), (3, 2)], &[(1, 1)], &[(2, 2)], &[(1, 1), (2, 3)]] {
+            assert_ne!(links(other), head, "{other:?}");
+        }
+        let mut state = State::default();
+        state.apply(1, &proposal(1));
+        state.apply(2, &proposal(2));
+        assert_eq!(state.audit_head, head, "rejected commands are in the chain too");
+        state.apply(3, &proposal(2));
+        assert_eq!((state.audit_head, state.index), (head, 3), "a repetition is not applied");
+    }
+
+    #[test]
+    #[should_panic(expected = "index 1 is applied after 1")]
+    fn a_log_that_is_applied_out_of_order_is_our_mistake() {
+        let mut state = State::default();
+        state.apply(1, &proposal(1));
+        state.apply(1, &proposal(2));
+    }
+}

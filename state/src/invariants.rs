@@ -46,7 +46,8 @@ const RARE_CHECK_EVERY: u64 = 1024;
 pub fn check_sampled(state: &State) -> Verdict {
     let machines = state.nodes.len() + state.vms.len() + state.evictions.len() + state.images.len();
     let tenancy = state.projects.len() + state.users.len() + state.keypairs.len();
-    let records = machines + tenancy;
+    let lists = state.flavors.len() + state.departments.len() + state.join_tokens.len();
+    let records = machines + tenancy + lists;
     if records <= RARE_CHECK_RECORDS_MAX && state.index.is_multiple_of(RARE_CHECK_EVERY) {
         return check(state);
     }

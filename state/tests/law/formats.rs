@@ -13,6 +13,9 @@ use scp_state::{Frames, Restore, SnapshotError, State, limits::SNAPSHOT_FRAME_BY
 const LOG_VERSION: u16 = 1;
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
+/// Made once for all cases of a property.
+static STORY: std::sync::OnceLock<World> = std::sync::OnceLock::new();
+
 fn world() -> World {
     let mut world = World::new();
     world.run(include_str!("../formats/story.txt"));
@@ -59,35 +62,36 @@ fn log_entries_of_version_1_are_read_and_give_the_same_state() {
     assert!(missing.is_empty(), "the log has no {missing:?}");
 }
 
+/// More than one frame can hold: 64 KiB of user data each.
+fn large() -> &'static State {
+    static LARGE: std::sync::OnceLock<World> = std::sync::OnceLock::new();
+    let world = LARGE.get_or_init(|| {
+        let mut world = World::unchecked();
+        world.run("init\n create-image debian virtual=1");
+        for at in 0..18 {
+            world.run(&format!("create-vm vm{at} user-data=65536 size=1/32/1"));
+        }
+        world
+    });
+    &world.state
+}
+
 #[test]
 fn a_large_snapshot_is_cut_into_small_frames_and_read_frame_by_frame() {
-    let mut world = World::new();
-    world.run(
-        "init capacity=4096/9999999/99999999\n create-image debian virtual=1\n quota default vms:99,vcpus:99",
-    );
-    for at in 0..40 {
-        world.run(&format!("create-vm vm{at} user-data=65536 size=1/32/1"));
-    }
-    let frames: Vec<Vec<u8>> = world.state.frames().collect();
-    assert!(frames.len() >= 4, "{} frames", frames.len());
+    let frames: Vec<Vec<u8>> = large().frames().collect();
+    assert_eq!(frames.len(), 3, "head and VMs, more VMs, end");
     let longest = frames.iter().map(Vec::len).max().unwrap_or_default();
     assert!(longest <= SNAPSHOT_FRAME_BYTES_MAX + scp_codec::HEADER_BYTES, "{longest} bytes");
     let mut restore = Restore::default();
     for frame in &frames {
         restore.push(frame).expect("a frame is read");
     }
-    assert!(restore.finish().expect("the snapshot is whole") == world.state);
+    assert!(restore.finish().expect("the snapshot is whole") == *large());
 }
 
 #[test]
 fn frames_that_are_missing_doubled_or_out_of_order_are_refused() {
-    let mut world = World::new();
-    world.run("init capacity=4096/9999999/99999999\n create-image debian virtual=1");
-    for at in 0..18 {
-        world.run(&format!("create-vm vm{at} user-data=65536 size=1/32/1"));
-    }
-    let frames: Vec<Vec<u8>> = world.state.frames().collect();
-    assert_eq!(frames.len(), 3, "head and VMs, more VMs, end");
+    let frames: Vec<Vec<u8>> = large().frames().collect();
     let read = |order: &[usize]| {
         let bytes: Vec<u8> = order.iter().flat_map(|at| frames[*at].clone()).collect();
         State::from_bytes(&bytes)
@@ -142,7 +146,7 @@ proptest! {
     fn a_damaged_proposal_is_an_error_or_another_proposal(
         entry: prop::sample::Index, at: prop::sample::Index, byte: u8, cut: bool,
     ) {
-        let world = world();
+        let world = STORY.get_or_init(world);
         let (_, proposal) = entry.get(&world.log);
         let mut payload = scp_codec::to_payload(proposal).expect("a proposal encodes");
         prop_assert_eq!(&scp_codec::from_payload::<Proposal>(&payload).expect("it is read"), proposal);
@@ -154,7 +158,7 @@ proptest! {
         }
         if let Ok(other) = scp_codec::from_payload::<Proposal>(&payload) {
             // Whatever it says, applying it is safe.
-            let mut state = world.state;
+            let mut state = world.state.clone();
             state.apply(state.index + 1, &other);
             prop_assert_eq!(scp_state::invariants::check(&state), Ok(()));
         }

@@ -1,12 +1,15 @@
 //! Tables have a bound, and say so when it is reached.
 
-use scp_state::limits::{FLAVORS_MAX, INIT_FLAVORS_MAX, JOIN_TOKENS_MAX, ORPHAN_NAME_BYTES_MAX, ORPHANS_MAX};
+use scp_state::{
+    invariants,
+    limits::{FLAVORS_MAX, INIT_FLAVORS_MAX, JOIN_TOKENS_MAX, ORPHAN_NAME_BYTES_MAX, ORPHANS_MAX},
+};
 
 use crate::support::World;
 
 #[test]
 fn join_tokens_are_bounded_and_spent_ones_make_room() {
-    let mut world = World::new();
+    let mut world = World::unchecked();
     world.run("init");
     for at in 0..JOIN_TOKENS_MAX {
         let told = world.run(&format!("token t{at} for-ms=86400000"));
@@ -26,6 +29,7 @@ fn join_tokens_are_bounded_and_spent_ones_make_room() {
     }
     assert_eq!(world.state.join_tokens.len(), JOIN_TOKENS_MAX - 1 + 10);
     assert!(world.run("admit c token=t0").starts_with("rejected: the join token is unknown"));
+    assert_eq!(invariants::check(&world.state), Ok(()));
     assert!(world.run("admit c token=t999").starts_with("rejected: the join token has expired"));
 }
 
@@ -35,7 +39,7 @@ fn flavors_are_bounded() {
     let told = World::new().run(&format!("init flavors={}", many.join(",")));
     assert!(told.starts_with("rejected: flavors at the beginning: at most 32"), "{told}");
 
-    let mut world = World::new();
+    let mut world = World::unchecked();
     world.run("init");
     for at in 0..FLAVORS_MAX {
         world.run(&format!("create-flavor f{at}"));

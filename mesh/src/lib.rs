@@ -29,6 +29,9 @@ pub mod authority;
 mod call;
 pub mod certificate;
 pub mod clock;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gossip;
 pub mod identity;
 pub mod join;

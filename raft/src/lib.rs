@@ -17,6 +17,9 @@ pub mod config;
 mod core;
 pub mod disk;
 pub mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod keeper;
 pub mod log;
 pub mod machine;

@@ -24,6 +24,9 @@ mod body;
 mod call;
 mod errors;
 mod frame;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod invalid;
 pub mod listen;
 mod meter;

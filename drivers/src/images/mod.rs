@@ -16,6 +16,9 @@
 
 mod detect;
 mod fetch;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod qcow2;
 mod refusal;
 mod scrub;

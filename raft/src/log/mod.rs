@@ -29,6 +29,8 @@
 #[cfg(test)]
 mod crash_test;
 mod format;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 pub(crate) mod record;
 pub(crate) mod recover;
 mod store;

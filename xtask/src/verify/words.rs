@@ -17,12 +17,15 @@ const FORBIDDEN: [(&str, &str); 9] = [
 
 /// Where (a path's beginning), which identifier, and why: names that other people gave, or where the word
 /// means what it says.
-const ALLOWED: [(&str, &str, &str); 8] = [
+const ALLOWED: [(&str, &str, &str); 11] = [
     ("", "tokio_util", "a crate's name"),
     ("", "hyper_util", "a crate's name"),
     ("", "HOST", "HTTP's header of that name"),
     ("", "CommonName", "X.509's field of that name"),
     ("", "Manager", "the role's name in OpenStack: reader, member, manager"),
+    ("", "manager", "the role's name in OpenStack: reader, member, manager"),
+    ("", "RaftNetworkV2", "openraft's trait"),
+    ("mesh/src/", "handler", "a StreamHandler, see below"),
     ("", "StreamHandler", "the mesh's port for whole streams; what it does is up to who registers it"),
     ("api/src/client/", "host", "the part of a URL (RFC 3986)"),
     ("cli/src/", "host", "the part of a URL (RFC 3986)"),

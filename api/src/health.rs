@@ -5,6 +5,7 @@
 //! nobody leads ─────────────▶ Unavailable
 //! a node is down, VMs wait ─▶ Degraded
 //! fewer than three voters ──▶ Running, not highly available
+//! a warning of another kind ▶ Works
 //! otherwise ────────────────▶ Healthy
 //! ```
 
@@ -20,6 +21,10 @@ pub struct Facts {
     pub vms_waiting: usize,
     /// Ended by themselves and not running again.
     pub vms_crashed: usize,
+    /// Warnings of any kind, those about the above included.
+    pub warnings: usize,
+    /// Whether the asker may know which nodes there are.
+    pub names_shown: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +39,8 @@ pub struct NodeFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
     Healthy,
+    /// Something needs a look that does not hinder anybody yet.
+    Warned,
     /// Works, and dies with its only server (or stops when either of two does).
     NotHighlyAvailable,
     Degraded,
@@ -70,6 +77,8 @@ impl Facts {
             Grade::Degraded
         } else if self.voters() < VOTERS_MIN {
             Grade::NotHighlyAvailable
+        } else if self.warnings > 0 {
+            Grade::Warned
         } else {
             Grade::Healthy
         }
@@ -80,6 +89,10 @@ impl Facts {
 pub fn sentence(facts: &Facts) -> String {
     match facts.grade() {
         Grade::Healthy => format!("Healthy. {}. {}.", survival(facts), members(facts)),
+        Grade::Warned => {
+            let warnings = count(facts.warnings, "warning");
+            format!("Works, with {warnings}. {}. {}.", survival(facts), members(facts))
+        }
         Grade::NotHighlyAvailable => {
             let has = facts.nodes.len().min(facts.voters().max(1));
             let missing = VOTERS_MIN.saturating_sub(has);
@@ -116,8 +129,9 @@ const NAMED_MAX: usize = 3;
 fn troubles(facts: &Facts) -> String {
     let mut parts = Vec::new();
     let down: Vec<_> = facts.down().collect();
-    if down.len() > NAMED_MAX {
-        parts.push(format!("{} of {} nodes are down", down.len(), facts.nodes.len()));
+    if down.len() > NAMED_MAX || (!facts.names_shown && !down.is_empty()) {
+        let verb = if down.len() == 1 { "is" } else { "are" };
+        parts.push(format!("{} of {} {verb} down", down.len(), count(facts.nodes.len(), "node")));
     } else {
         parts.extend(down.iter().map(|(name, ms)| format!("{name} is down since {}", duration_ms(*ms))));
     }
@@ -133,7 +147,7 @@ fn troubles(facts: &Facts) -> String {
 fn unavailable(facts: &Facts) -> String {
     let (up, all, needed) = (facts.voters_up(), facts.voters(), facts.quorum());
     if up >= needed {
-        return "Unavailable: no leader at the moment, one is being elected. What runs goes on; changes wait.".into();
+        return "Unavailable: the asked node reaches no leader (an election, or it is cut off). What runs goes on; changes wait.".into();
     }
     format!(
         "Unavailable: {up} of {all} voters up, {needed} needed to agree. What runs goes on; changes and restarts elsewhere wait."
@@ -168,7 +182,8 @@ mod tests {
             voter: kind.eq_ignore_ascii_case(&'v'),
             down_ms: kind.is_ascii_uppercase().then_some(12_000),
         });
-        Facts { nodes: nodes.collect(), has_leader: true, vms_waiting: 0, vms_crashed: 0 }
+        let nodes = nodes.collect();
+        Facts { nodes, has_leader: true, vms_waiting: 0, vms_crashed: 0, warnings: 0, names_shown: true }
     }
 
     #[test]
@@ -176,6 +191,9 @@ mod tests {
         let leaderless = Facts { has_leader: false, ..city("vvv") };
         let waiting = Facts { vms_waiting: 1, ..city("vVv") };
         let crashed = Facts { vms_waiting: 2, vms_crashed: 1, ..city("vvv") };
+        let warned = Facts { warnings: 2, ..city("vvv") };
+        let warned_alone = Facts { warnings: 2, ..city("v") };
+        let to_a_tenant = Facts { names_shown: false, ..city("vVv") };
         let pending_alone = Facts { vms_waiting: 1, ..city("v") };
         let table = [
             (city("v"), "Running, NOT highly available (1 of 3). Add two servers."),
@@ -198,6 +216,12 @@ mod tests {
             ),
             (city("vvvL"), "Degraded: n4 is down since 12 s. Survives any 1 node."),
             (crashed, "Degraded: 2 VMs waiting, 1 VM crashed. Survives any 1 node."),
+            (warned, "Works, with 2 warnings. Survives any 1 node. 3 nodes, 3 voters."),
+            (warned_alone, "Running, NOT highly available (1 of 3). Add two servers."),
+            (
+                to_a_tenant,
+                "Degraded: 1 of 3 nodes is down. One more node lost stops changes until it is back.",
+            ),
             (pending_alone, "Degraded: 1 VM waiting. Not highly available."),
             (city("vvvvvLLLL"), "Degraded: 4 of 9 nodes are down. Survives any 2 nodes."),
             (
@@ -210,7 +234,7 @@ mod tests {
             ),
             (
                 leaderless,
-                "Unavailable: no leader at the moment, one is being elected. What runs goes on; changes wait.",
+                "Unavailable: the asked node reaches no leader (an election, or it is cut off). What runs goes on; changes wait.",
             ),
         ];
         for (facts, expected) in table {

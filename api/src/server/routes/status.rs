@@ -8,7 +8,7 @@ use crate::{
         Server,
         authorize::{Action, Scope},
         call::{Answer, Call},
-        view::{self, Quorum},
+        view::{self, Quorum, Seen},
     },
     v1::{self, AGE_MS, CONSISTENCY, Problem},
 };
@@ -32,8 +32,10 @@ pub(crate) async fn show(State(server): State<Server>, mut parts: Parts) -> Answ
     let cluster = call.cluster();
     let agreement = cluster.agreement();
     let quorum = if agreement.leader.is_none() { Quorum::Missed } else { quorum };
-    let mut status = view::status(&call.state, &agreement, cluster.node(), quorum);
-    if !call.allowed(Action::NodeRead, Scope::City) {
+    let nodes_shown = call.allowed(Action::NodeRead, Scope::City);
+    let seen = Seen { by: cluster.node(), at: cluster.now(), nodes_shown };
+    let mut status = view::status(&call.state, &agreement, quorum, seen);
+    if !nodes_shown {
         status.nodes.clear();
         status.warnings.clear();
         status.vms = v1::VmCounts::default();

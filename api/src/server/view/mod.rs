@@ -12,7 +12,7 @@ use scp_state::State;
 pub(crate) use self::{
     event::event,
     node::{join_token, node, phase as node_phase},
-    status::{Quorum, counts, status},
+    status::{Quorum, Seen, counts, status},
     tenancy::{department, flavor, grants, image, image_phase, keypair, project, quota_usage, user},
     vm::{Names, explanation, stats, vm, vm_phase},
 };

@@ -1,13 +1,24 @@
 //! The city in one answer: a sentence, what it rests on, and what needs a look.
 
-use scp_model::{NodeId, Resources, image::Image, node::Node, vm::VmPhase};
+use scp_model::{
+    NodeId, Resources, Timestamp,
+    image::Image,
+    node::{Liveness, Node},
+    vm::{Vm, VmPhase},
+};
 use scp_state::State;
 
 use super::{node, resources};
-use crate::{cluster::Agreement, v1};
+use crate::{
+    cluster::Agreement,
+    health::{self, Facts, NodeFacts},
+    v1,
+};
 
 /// A VM that has waited this long for a node is worth a warning.
 const PENDING_MS_MAX: u64 = 30_000;
+/// Before that it is just being placed.
+const WAITING_MS_MIN: u64 = 2_000;
 /// Warnings of one kind are summed up beyond this many.
 const WARNINGS_EACH: usize = 20;
 
@@ -18,7 +29,18 @@ pub(crate) enum Quorum {
     Missed,
 }
 
-pub(crate) fn status(state: &State, agreement: &Agreement, asked: NodeId, quorum: Quorum) -> v1::Status {
+/// By whom, when and how the city is seen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    /// The node that answers.
+    pub by: NodeId,
+    /// Its clock.
+    pub at: Timestamp,
+    /// Whether the asker may see nodes.
+    pub nodes_shown: bool,
+}
+
+pub(crate) fn status(state: &State, agreement: &Agreement, quorum: Quorum, seen: Seen) -> v1::Status {
     let up = |id: &&NodeId| state.nodes.get(*id).is_some_and(Node::is_up);
     let voters = agreement.voters.len() as u64;
     let voters_up = agreement.voters.iter().filter(up).count() as u64;
@@ -34,11 +56,11 @@ pub(crate) fn status(state: &State, agreement: &Agreement, asked: NodeId, quorum
     };
     let city = state.city.as_ref();
     v1::Status {
-        sentence: sentence(health, survives, (state.nodes.len() as u64, voters)),
+        sentence: health::sentence(&facts(state, (agreement, quorum), seen, warnings.len())),
         health,
         city: city.map(|city| city.name.to_string()).unwrap_or_default(),
         country: city.map(|city| city.country.to_string()).unwrap_or_default(),
-        answered_by: asked.to_string(),
+        answered_by: seen.by.to_string(),
         software: env!("CARGO_PKG_VERSION").to_owned(),
         leader: agreement.leader.map(|leader| leader.to_string()),
         term: agreement.term,
@@ -60,18 +82,26 @@ fn plural(count: u64, word: &str) -> String {
     format!("{count} {word}{}", if count == 1 { "" } else { "s" })
 }
 
-fn sentence(health: v1::Health, survives: u64, (nodes, voters): (u64, u64)) -> String {
-    let first = match health {
-        v1::Health::Healthy => "Healthy.",
-        v1::Health::Degraded => "Works, but needs a look.",
-        v1::Health::NoQuorum => "Cannot agree: what runs goes on, nothing can be changed.",
+/// What the sentence is made of.
+fn facts(state: &State, (agreement, quorum): (&Agreement, Quorum), seen: Seen, warnings: usize) -> Facts {
+    let fact = |node: &Node| NodeFacts {
+        name: node.profile.name.to_string(),
+        voter: agreement.voters.contains(&node.id),
+        down_ms: match &node.liveness {
+            Liveness::Up => None,
+            Liveness::Down { since, .. } => Some(seen.at.since_ms(*since)),
+        },
     };
-    let second = match (health, survives) {
-        (v1::Health::NoQuorum, _) => String::new(),
-        (_, 0) => " Survives no loss of a voter.".to_owned(),
-        (_, count) => format!(" Survives any {}.", plural(count, "node")),
-    };
-    format!("{first}{second} {}, {}.", plural(nodes, "node"), plural(voters, "voter"))
+    let waits =
+        |vm: &&Vm| vm.status.phase == VmPhase::Pending && seen.at.since_ms(vm.status.since) >= WAITING_MS_MIN;
+    Facts {
+        nodes: state.nodes.values().map(fact).collect(),
+        has_leader: quorum == Quorum::Reached,
+        vms_waiting: state.vms.values().filter(waits).count(),
+        vms_crashed: state.vms.values().filter(|vm| vm.status.phase == VmPhase::Crashed).count(),
+        warnings,
+        names_shown: seen.nodes_shown,
+    }
 }
 
 fn brief(state: &State, agreement: &Agreement, node: &Node) -> v1::NodeBrief {
@@ -142,8 +172,7 @@ fn warnings(state: &State, agreement: &Agreement, quorum: Quorum) -> Vec<v1::War
         );
     }
     let counts = |phase: VmPhase, ms: u64| {
-        let late =
-            |vm: &&scp_model::vm::Vm| vm.status.phase == phase && state.time.since_ms(vm.status.since) >= ms;
+        let late = |vm: &&Vm| vm.status.phase == phase && state.time.since_ms(vm.status.since) >= ms;
         state.vms.values().filter(late).count() as u64
     };
     let pending = counts(VmPhase::Pending, PENDING_MS_MAX);

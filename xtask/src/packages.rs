@@ -82,8 +82,8 @@ pub fn install(steps: &[Step]) -> Result<()> {
     let names: Vec<_> = missing.iter().map(|(_, name, _)| (*name).to_string()).collect();
     require_apt(&names)?;
     update_lists()?;
-    let mut words = names.clone();
-    if let Err(refusal) = apt(&words, &["--simulate"]) {
+    let mut words = names;
+    if let Err(refusal) = simulate(&words, &["--no-remove"]) {
         let back = newer_than_the_release()?;
         if back.is_empty() {
             return Err(refusal.context("apt cannot install what is missing"));
@@ -91,9 +91,13 @@ pub fn install(steps: &[Step]) -> Result<()> {
         talk!("apt refuses beside packages that are newer than this Debian release; these go back to it:");
         talk!("    {}", back.join(" "));
         words.extend(back);
+        for removed in removed(&simulate(&words, &[]).context("apt cannot install what is missing")?) {
+            talk!("apt removes {removed}, which does not go with that");
+        }
     }
-    apt(&words, &[]).context("apt could not install what is missing")?;
-    match names.iter().find(|name| !is_installed(name)) {
+    install_now(&words).context("apt could not install what is missing")?;
+    let needed = TABLE.iter().filter(|(step, _, _)| steps.contains(step)).map(|(_, name, _)| name);
+    match needed.into_iter().find(|name| !is_installed(name)) {
         Some(name) => bail!("apt ended well, but {name} is not installed"),
         None => Ok(()),
     }
@@ -130,22 +134,35 @@ pub fn update_lists() -> Result<()> {
     scp_servers::run(Command::new("apt-get").args(["--quiet", "update"]))
 }
 
-/// `apt-get install`; what it says goes to our stderr when it is really done.
-fn apt(words: &[String], options: &[&str]) -> Result<()> {
+fn apt_install(words: &[String], options: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive");
     command.args(["install", "--yes", "--no-install-recommends", "--allow-downgrades"]);
     command.args(options).args(words);
-    if !options.is_empty() {
-        return scp_servers::run(&mut command);
-    }
+    command
+}
+
+/// What apt would do; an error when it refuses.
+fn simulate(words: &[String], options: &[&str]) -> Result<String> {
+    output(apt_install(words, options).arg("--simulate"))
+}
+
+/// Names of packages that a simulation removes for good.
+fn removed(simulation: &str) -> Vec<&str> {
+    let named = |line: &str| simulation.lines().any(|other| other.starts_with(&format!("Inst {line} ")));
+    let names = simulation.lines().filter_map(|line| line.strip_prefix("Remv ")?.split(' ').next());
+    names.filter(|name| !named(name)).collect()
+}
+
+/// Installs; what apt says goes to our stderr.
+fn install_now(words: &[String]) -> Result<()> {
     // Daemons that a package would start run per server, started by us: never on the machine itself.
-    command.env("RUNLEVEL", "1").stdin(Stdio::null()).stdout(std::io::stderr());
-    let status = command.status().context("apt-get could not be started")?;
-    if !status.success() {
-        bail!("apt-get failed ({status})");
+    let mut command = apt_install(words, &[]);
+    let status = command.env("RUNLEVEL", "1").stdin(Stdio::null()).stdout(std::io::stderr()).status();
+    match status.context("apt-get could not be started")? {
+        status if status.success() => Ok(()),
+        status => bail!("apt-get failed ({status})"),
     }
-    Ok(())
 }
 
 /// `NAME=VERSION` of installed packages of the families whose version no configured archive has, with
@@ -207,6 +224,13 @@ mod tests {
         sorted.sort();
         sorted.dedup();
         assert_eq!(keys, sorted);
+    }
+
+    #[test]
+    fn what_a_simulation_removes_is_told() {
+        let simulation =
+            "Remv qemu-utils [1:10]\nRemv libfoo [2]\nInst libfoo [2] (1 Debian)\nConf libfoo (1)\n";
+        assert_eq!(removed(simulation), ["qemu-utils"]);
     }
 
     #[test]

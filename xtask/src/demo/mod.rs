@@ -130,17 +130,13 @@ pub fn found(city: &mut City, timeline: &mut Timeline, measures: &mut Measures) 
 pub fn supply(city: &City, timeline: &mut Timeline) -> Result<()> {
     city.scpctl("n1", &["image", "add", "guest.qcow2", "--name", "guest", "--public", "--wait"])?;
     city.scpctl("n1", &["keypair", "create", "me", "--generate", "me.key"])?;
-    city.scpctl(
-        "n1",
-        &["flavor", "create", "tiny", "--vcpus", "1", "--memory", "192MiB", "--disk", "128MiB"],
-    )?;
     // The VM is to start anywhere at once: every node has its copy before anything is lost.
     let held = wait_until(SOON, || {
         let image = city.ask("n1", &["image", "show", "guest"]).ok()?;
         (image["replicas_held"].as_u64() >= Some(3)).then_some(())
     });
     held.context("the image does not get to three nodes")?;
-    timeline.reached("image on three nodes, keypair, flavor");
+    timeline.reached("image on three nodes, keypair");
     Ok(())
 }
 

@@ -24,7 +24,7 @@ struct NodePlan {
 }
 
 fn a_node() -> impl Strategy<Value = NodePlan> {
-    let down_for = prop::option::weighted(0.3, prop_oneof![Just(5_000u64), Just(100_000)]);
+    let down_for = prop::option::weighted(0.5, prop_oneof![Just(5_000u64), Just(100_000)]);
     (0..ZONES.len(), down_for, prop::bool::weighted(0.1), any::<bool>(), any::<bool>()).prop_map(
         |(zone, down_for, draining, voter, caught_up)| NodePlan {
             zone,
@@ -65,7 +65,7 @@ fn city(plans: &[NodePlan]) -> (Town, VoterView) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn a_new_set_is_odd_has_a_majority_that_is_up_and_keeps_the_leader(

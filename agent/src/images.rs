@@ -72,7 +72,7 @@ impl Round<'_> {
         };
         let wanted = assigned || self.images_needed.contains(&image.id);
         let sources = self.sources(image);
-        if wanted && self.may_begin && !sources.is_empty() {
+        if wanted && self.hold.is_none() && !sources.is_empty() {
             let content = image.content.clone();
             self.ask(Op::EnsureImage(EnsureImage { image: image.id, content, sources }));
         }
@@ -110,7 +110,7 @@ impl Round<'_> {
             Claim::Ours | Claim::Ended => uses(&fact.vm) || !self.state.vms.contains_key(&fact.vm),
             Claim::Ahead | Claim::Orphan => true,
         });
-        if self.may_begin && !self.is_used(image) && !seen && self.world.orphans.is_empty() {
+        if self.hold.is_none() && !self.is_used(image) && !seen && self.world.orphans.is_empty() {
             self.ask(Op::RemoveImage { image });
         }
     }

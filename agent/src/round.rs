@@ -43,8 +43,8 @@ pub(crate) struct Round<'a> {
     pub(crate) memory: &'a mut Memory,
     /// Our copy of the state is complete.
     pub(crate) caught_up: bool,
-    /// Something may be started or fetched.
-    pub(crate) may_begin: bool,
+    /// Why nothing may be started or fetched, for people; none: it may.
+    pub(crate) hold: Option<&'static str>,
     /// Images that VMs here wait for.
     pub(crate) images_needed: BTreeSet<ImageId>,
     /// VMs that have something here which is to go first.
@@ -72,7 +72,7 @@ impl<'a> Round<'a> {
             world,
             memory,
             caught_up: place.standing == Standing::CaughtUp,
-            may_begin: false,
+            hold: None,
             images_needed: BTreeSet::new(),
             removing: BTreeSet::new(),
             wanted: BTreeSet::new(),
@@ -82,7 +82,12 @@ impl<'a> Round<'a> {
         };
         let held_up = round.removals();
         let up = round.state.nodes.get(&round.me).is_some_and(|node| node.is_up());
-        round.may_begin = round.caught_up && up && !held_up;
+        round.hold = match (round.caught_up, up, held_up) {
+            (false, _, _) => Some("waits until the node knows all that was decided"),
+            (true, false, _) => Some("waits until the node is declared up"),
+            (true, true, true) => Some("waits until the node removed what it no longer owns"),
+            (true, true, false) => None,
+        };
         round.vms();
         round.images();
         round.orphans();

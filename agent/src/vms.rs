@@ -79,7 +79,7 @@ impl<'a> Round<'a> {
                 None
             }
             Intent::Reboot => {
-                if self.may_begin {
+                if self.hold.is_none() {
                     self.ask(vm::reboot(here.vm, here.epoch));
                 }
                 None
@@ -102,8 +102,8 @@ impl<'a> Round<'a> {
         if self.is_removing(here.vm.id) {
             return Some("waits until its earlier instance here is removed".into());
         }
-        if !self.may_begin {
-            return Some("waits until the node removed what it no longer owns".into());
+        if let Some(hold) = self.hold {
+            return Some(hold.into());
         }
         let id = here.vm.spec.image;
         let Some(image) = self.state.images.get(&id) else {

@@ -3,12 +3,13 @@
 //! `apply` runs on Raft's own task, one entry after another. After each it publishes a snapshot, which
 //! costs a few pointer copies; readers take whole snapshots and never lock.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use arc_swap::ArcSwap;
 use scp_codec as codec;
 use scp_model::{Answer, Proposal};
-use scp_state::State;
+use scp_raft::MachineSnapshot;
+use scp_state::{State, snapshot::Restore};
 use tokio::sync::watch;
 
 /// Frame version of proposals in the log.
@@ -71,4 +72,59 @@ pub fn to_entry(proposal: &Proposal) -> Result<Vec<u8>, codec::CodecError> {
 /// An answer as Raft carries it back.
 pub fn from_answer(bytes: &[u8]) -> Result<Answer, codec::CodecError> {
     codec::decode(ANSWER_VERSION, bytes, PROPOSAL_BYTES_MAX)
+}
+
+impl scp_raft::Machine for Machine {
+    fn apply(&mut self, index: u64, command: &[u8]) -> Vec<u8> {
+        // An entry is committed only if every voter could read it when it was proposed. One that this
+        // binary cannot read was written by a newer release: going on would make the states differ.
+        let proposal: Proposal = codec::decode(PROPOSAL_VERSION, command, PROPOSAL_BYTES_MAX)
+            .expect("a committed entry is a proposal of a version that this release reads");
+        let applied = self.state.apply(index, &proposal);
+        codec::encode(ANSWER_VERSION, &applied.answer).expect("an answer is small and encodes")
+    }
+
+    fn settle(&mut self) {
+        self.published.publish(&self.state);
+    }
+
+    fn snapshot(&self) -> Box<dyn MachineSnapshot> {
+        Box::new(Frozen(self.state.clone()))
+    }
+
+    fn restore(&mut self, snapshot: &mut dyn io::Read) -> io::Result<()> {
+        let mut restore = Restore::default();
+        while let Some(frame) = read_frame(snapshot)? {
+            restore.push(&frame).map_err(invalid)?;
+        }
+        self.state = restore.finish().map_err(invalid)?;
+        self.published.publish(&self.state);
+        Ok(())
+    }
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// One frame off a stream of them; none at its end.
+fn read_frame(from: &mut dyn io::Read) -> io::Result<Option<Vec<u8>>> {
+    let mut frame = vec![0; codec::HEADER_BYTES];
+    if from.read(&mut frame[..1])? == 0 {
+        return Ok(None);
+    }
+    from.read_exact(&mut frame[1..])?;
+    let header = codec::Header::parse(&frame, codec::PAYLOAD_BYTES_MAX).map_err(invalid)?;
+    frame.resize(codec::HEADER_BYTES + header.length, 0);
+    from.read_exact(&mut frame[codec::HEADER_BYTES..])?;
+    Ok(Some(frame))
+}
+
+/// A state that no longer changes.
+struct Frozen(State);
+
+impl MachineSnapshot for Frozen {
+    fn write(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        self.0.frames().try_for_each(|frame| out.write_all(&frame))
+    }
 }

@@ -100,13 +100,31 @@ pub struct Config {
     pub mesh_address: SocketAddr,
     pub api_address: SocketAddr,
     pub socket: PathBuf,
-    pub name: Name,
-    pub zone: Name,
-    pub country: Option<Country>,
+    /// As configured; what is not keeps the value that the city has for this node.
+    pub names: Names,
     pub accelerator: Accelerator,
     pub libvirt_uri: String,
     pub reserved_memory_mib: u64,
     pub log_json: bool,
+}
+
+/// What a server is called and where it stands, as far as anyone said so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    pub name: Option<Name>,
+    pub zone: Option<Name>,
+    pub country: Option<Country>,
+}
+
+impl Names {
+    /// These, and for those that are absent the others.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            name: self.name.or(other.name),
+            zone: self.zone.or(other.zone),
+            country: self.country.or(other.country),
+        }
+    }
 }
 
 /// Memory kept for the operating system and the platform itself unless configured otherwise.
@@ -126,19 +144,17 @@ impl Config {
             Some(address) => address,
             None => default_address()?,
         };
-        let name = match flags.name.or(file.name) {
-            Some(name) => name,
-            None => host_name()?,
-        };
         let port = |flag: Option<u16>, file: Option<u16>, default| flag.or(file).unwrap_or(default);
         Ok(Self {
             data_dir: flags.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/scp".into()),
             mesh_address: (listen, port(flags.mesh_port, file.mesh_port, MESH_PORT)).into(),
             api_address: (listen, port(flags.api_port, file.api_port, API_PORT)).into(),
             socket: flags.socket.or(file.socket).unwrap_or_else(|| SOCKET_PATH.into()),
-            name,
-            zone: flags.zone.or(file.zone).unwrap_or_else(default_zone),
-            country: flags.country.or(file.country),
+            names: Names { name: flags.name, zone: flags.zone, country: flags.country }.or(Names {
+                name: file.name,
+                zone: file.zone,
+                country: file.country,
+            }),
             accelerator: flags.accelerator.or(file.accelerator).unwrap_or(Accelerator::Auto),
             libvirt_uri: flags.libvirt_uri.or(file.libvirt_uri).unwrap_or_else(|| "qemu:///system".into()),
             reserved_memory_mib: flags
@@ -156,7 +172,8 @@ fn read_file(path: &Path) -> Result<File> {
     toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
 }
 
-fn default_zone() -> Name {
+/// The zone of a server that nobody gave one.
+pub fn default_zone() -> Name {
     Name::new("default").expect("`default` is a name")
 }
 
@@ -174,7 +191,8 @@ fn default_address() -> Result<IpAddr> {
     }
 }
 
-fn host_name() -> Result<Name> {
+/// The server's own host name, for a node that nobody named.
+pub fn host_name() -> Result<Name> {
     let uname = rustix::system::uname();
     let text = uname.nodename().to_string_lossy();
     let short = text.split('.').next().unwrap_or_default();
@@ -197,7 +215,7 @@ mod tests {
         std::fs::write(&path, "listen = '127.0.0.1'\nname = 'from-file'\nmesh_port = 1\n").expect("writable");
         let path = path.to_str().expect("UTF-8");
         let config = Config::load(flags(&["--config", path, "--mesh-port", "2"])).expect("valid");
-        assert_eq!(config.name.as_str(), "from-file");
+        assert_eq!(config.names.name, Some(Name::new("from-file").expect("a name")));
         assert_eq!(config.mesh_address.port(), 2);
         assert_eq!(config.api_address.port(), API_PORT);
     }

@@ -1,10 +1,12 @@
 //! What nodes ask each other beside Raft and gossip: the forward lane's requests, the bulk lane's
 //! chunks, and what a byte stream is opened for.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use scp_codec::{CodecError, decode, encode};
 use scp_mesh::{Lane, Refusal, RefusalKind};
-use scp_model::{Digest, NodeId, VmId};
+use scp_model::{Digest, NodeId, PublicKey, VmId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Frame version of everything here.
@@ -28,7 +30,8 @@ pub enum Ask {
 /// A stranger, as the node it came to saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admission {
-    pub stranger: scp_mesh::Stranger,
+    pub public_key: PublicKey,
+    pub address: SocketAddr,
     pub request: scp_mesh::JoinRequest,
 }
 

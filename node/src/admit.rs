@@ -1,0 +1,120 @@
+//! Admitting a stranger with a join token: the state decides, a voter issues the certificate.
+//!
+//! ```text
+//!   stranger ─▶ any node ─▶ has the city key? ─no─▶ the same question to a voter
+//!                               │yes
+//!                               ▼
+//!                    AdmitNode ─▶ applied ─▶ certificate issued ─▶ JoinReply
+//! ```
+//! A crash between the two leaves an admitted node without a certificate; it repeats its join with the
+//! same token and gets one.
+
+use std::{sync::Arc, time::Duration};
+
+use scp_api::cluster::ClusterError;
+use scp_mesh::{JoinRefusal, JoinReply, JoinRequest, Lane, Stranger, join::Peer, token::JoinSecret};
+use scp_model::{Actor, Command, Country, command::AdmitNode, node::NodeProfile};
+use scp_state::State;
+
+use crate::{
+    issuer::Issuer,
+    proposer::{PROPOSE_TIMEOUT, Proposer},
+    wire::{self, Admission, Ask},
+};
+
+/// `ZZ` is reserved for private use in ISO 3166-1: a server that does not say where it stands.
+pub const COUNTRY_UNKNOWN: &str = "ZZ";
+
+/// Room for the admission to be decided and the answer to travel.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(PROPOSE_TIMEOUT.as_secs() + 2);
+
+/// Admits strangers, or has a voter do it.
+pub struct Admitter {
+    pub proposer: Proposer,
+    pub issuer: Arc<Issuer>,
+}
+
+impl Admitter {
+    pub async fn join(&self, stranger: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+        if self.issuer.has_key() {
+            self.admit(stranger, request).await
+        } else {
+            self.forward(stranger, request).await
+        }
+    }
+
+    /// Decides here.
+    pub async fn admit(&self, stranger: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+        let state = self.proposer.published.state();
+        let profile = located(&state, request.profile)?;
+        let command = Command::AdmitNode(Box::new(AdmitNode {
+            token: request.token,
+            secret_digest: JoinSecret(request.secret).digest(),
+            node: stranger.node(),
+            public_key: stranger.public_key,
+            profile: profile.clone(),
+        }));
+        let answer = self.proposer.command(Actor::Node(stranger.node()), command).await.map_err(unavailable)?;
+        answer.result?;
+        let certificate = self
+            .issuer
+            .issue(stranger.public_key, &profile)
+            .map_err(|why| JoinRefusal::Unavailable { why })?;
+        self.reply(certificate, answer.index)
+    }
+
+    async fn forward(&self, stranger: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+        let status = self.proposer.raft.status().borrow().clone();
+        let Some(leader) = status.leader.filter(|leader| *leader != self.proposer.me()) else {
+            return Err(JoinRefusal::Unavailable { why: "no leader is known".into() });
+        };
+        let ask = Ask::Admit(Box::new(Admission {
+            public_key: stranger.public_key,
+            address: stranger.address,
+            request,
+        }));
+        let failed = |why: String| JoinRefusal::Unavailable { why };
+        let ask = wire::pack(&ask).map_err(|refusal| failed(refusal.to_string()))?;
+        let reply = self.proposer.transport.request(leader, Lane::Forward, ask, FORWARD_TIMEOUT).await;
+        let reply = reply.map_err(|error| failed(error.to_string()))?;
+        wire::unpack::<Result<JoinReply, JoinRefusal>>(Lane::Forward, &reply)
+            .map_err(|refusal| failed(refusal.to_string()))?
+    }
+
+    fn reply(&self, certificate: String, admitted_at: u64) -> Result<JoinReply, JoinRefusal> {
+        let state = self.proposer.published.state();
+        let Some(city) = &state.city else {
+            return Err(JoinRefusal::Unavailable { why: "the city is not initialised".into() });
+        };
+        let status = self.proposer.raft.status().borrow().clone();
+        let peer = |(id, node): (&scp_model::NodeId, &scp_model::node::Node)| Peer {
+            node: *id,
+            address: node.profile.mesh_address,
+            public_key: node.public_key,
+            is_voter: status.voters.contains(id),
+        };
+        Ok(JoinReply {
+            city: city.id,
+            city_name: city.name.clone(),
+            authority: city.ca_certificate.clone(),
+            certificate,
+            peers: state.nodes.iter().map(peer).collect(),
+            leader: status.leader,
+            admitted_at,
+        })
+    }
+}
+
+/// A server that does not say where it stands is taken to stand in the city's country.
+fn located(state: &State, profile: NodeProfile) -> Result<NodeProfile, JoinRefusal> {
+    let Some(city) = &state.city else {
+        return Err(JoinRefusal::Unavailable { why: "the city is not initialised".into() });
+    };
+    let unknown: Country = COUNTRY_UNKNOWN.parse().expect("two upper-case letters");
+    let country = if profile.country == unknown { city.country } else { profile.country };
+    Ok(NodeProfile { country, ..profile })
+}
+
+fn unavailable(error: ClusterError) -> JoinRefusal {
+    JoinRefusal::Unavailable { why: error.to_string() }
+}

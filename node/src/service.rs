@@ -1,0 +1,131 @@
+//! What this node answers to others: each lane's requests go to the part they are for.
+
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use scp_drivers::{Drivers, console::ConsoleError};
+use scp_mesh::{
+    JoinRefusal, JoinReply, JoinRequest, Lane, Observer, Refusal, RefusalKind, Service, Stranger,
+    StreamHandler, renew,
+};
+use scp_model::NodeId;
+
+use crate::{
+    admit::Admitter,
+    chunks,
+    issuer::Issuer,
+    proposer::propose_here,
+    wire::{self, Ask, Opening, Stats},
+};
+
+/// The parts that answer. They need the mesh and the mesh needs the service, so they come later.
+pub struct Parts {
+    pub admitter: Admitter,
+    pub issuer: Arc<Issuer>,
+    pub drivers: Arc<Drivers>,
+    pub observer: Observer,
+}
+
+/// The node's [`Service`].
+#[derive(Default)]
+pub struct NodeService {
+    parts: OnceLock<Parts>,
+}
+
+impl NodeService {
+    /// Opens for business.
+    pub fn open(&self, parts: Parts) {
+        assert!(self.parts.set(parts).is_ok(), "the service is opened once");
+    }
+
+    fn parts(&self) -> Result<&Parts, Refusal> {
+        self.parts.get().ok_or_else(|| Refusal::new(RefusalKind::Busy, "this node is starting"))
+    }
+}
+
+#[async_trait]
+impl Service for NodeService {
+    async fn answer(&self, from: NodeId, lane: Lane, request: Bytes) -> Result<Bytes, Refusal> {
+        let parts = self.parts()?;
+        match lane {
+            Lane::Raft => Ok(parts.admitter.proposer.raft.answer(from, request).await),
+            Lane::Forward => parts.forwarded(from, &request).await,
+            Lane::Bulk => chunks::serve(parts.drivers.images(), &request).await,
+            Lane::Probe => parts.observer.answer(&request),
+            Lane::Renew => parts.issuer.renew(from).map(|certificate| renew::reply(&certificate)),
+            Lane::Gossip | Lane::Join => {
+                Err(Refusal::new(RefusalKind::Invalid, format!("{lane:?} has no requests of members")))
+            }
+        }
+    }
+
+    async fn stream(&self, _from: NodeId, opening: Bytes) -> Result<StreamHandler, Refusal> {
+        let parts = self.parts()?;
+        match wire::unpack::<Opening>(Lane::Bulk, &opening)? {
+            Opening::Console { vm } => {
+                let mut console =
+                    parts.drivers.hypervisor().console(vm).await.map_err(|error| refuse_console(&error))?;
+                Ok(Box::new(move |mut duplex| {
+                    Box::pin(async move {
+                        let _ = tokio::io::copy_bidirectional(&mut console, &mut duplex).await;
+                    })
+                }))
+            }
+        }
+    }
+
+    async fn join(&self, from: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+        match self.parts() {
+            Ok(parts) => parts.admitter.join(from, request).await,
+            Err(refusal) => Err(JoinRefusal::Unavailable { why: refusal.why }),
+        }
+    }
+}
+
+impl Parts {
+    async fn forwarded(&self, from: NodeId, request: &[u8]) -> Result<Bytes, Refusal> {
+        let raft = &self.admitter.proposer.raft;
+        match wire::unpack::<Ask>(Lane::Forward, request)? {
+            Ask::Propose(entry) => wire::pack(&propose_here(raft, entry.into()).await),
+            Ask::CityKey => wire::pack(&self.issuer.city_key_for(from, raft)?),
+            Ask::Admit(admission) => {
+                let stranger = Stranger { public_key: admission.public_key, address: admission.address };
+                wire::pack(&self.admitter.admit(stranger, admission.request).await)
+            }
+            Ask::ConsoleLog { vm, bytes_max } => {
+                let log = self.drivers.hypervisor().console_log(vm, bytes_max).await;
+                wire::pack(&log.map_err(|error| refuse_console(&error))?.to_vec())
+            }
+            Ask::VmStats { vm } => {
+                let stats = self.drivers.hypervisor().stats(vm).await;
+                let stats =
+                    stats.map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))?;
+                wire::pack(&Stats::from(stats))
+            }
+        }
+    }
+}
+
+fn refuse_console(error: &ConsoleError) -> Refusal {
+    let kind = match error {
+        ConsoleError::NotHere { .. } | ConsoleError::NotRunning { .. } => RefusalKind::NotFound,
+        ConsoleError::TooManyViewers { .. } => RefusalKind::Busy,
+        ConsoleError::Failed { .. } => RefusalKind::Failed,
+    };
+    Refusal::new(kind, error.to_string())
+}
+
+impl From<scp_drivers::VmStats> for Stats {
+    fn from(stats: scp_drivers::VmStats) -> Self {
+        let scp_drivers::VmStats {
+            cpu_time_ms,
+            memory_rss_kib,
+            disk_read_bytes,
+            disk_write_bytes,
+            net_rx_bytes,
+            net_tx_bytes,
+        } = stats;
+        Self { cpu_time_ms, memory_rss_kib, disk_read_bytes, disk_write_bytes, net_rx_bytes, net_tx_bytes }
+    }
+}

@@ -54,7 +54,8 @@ impl Admitter {
             public_key: stranger.public_key,
             profile: profile.clone(),
         }));
-        let answer = self.proposer.command(Actor::Node(stranger.node()), command).await.map_err(unavailable)?;
+        let answer =
+            self.proposer.command(Actor::Node(stranger.node()), command).await.map_err(unavailable)?;
         answer.result?;
         let certificate = self
             .issuer

@@ -39,7 +39,8 @@ impl ChunkSource for MeshChunks {
         let Some(transport) = self.transport() else {
             return Err(failed("this server belongs to no city".into()));
         };
-        let ask = wire::pack(&WantChunk { digest, bytes_max }).map_err(|refusal| failed(refusal.to_string()))?;
+        let ask =
+            wire::pack(&WantChunk { digest, bytes_max }).map_err(|refusal| failed(refusal.to_string()))?;
         let answer = transport.request(from, Lane::Bulk, ask, TIMEOUT).await;
         answer.map_err(|error| failed(error.to_string()))
     }

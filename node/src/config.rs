@@ -185,9 +185,7 @@ fn default_address() -> Result<IpAddr> {
     let found = socket.connect(toward).and_then(|()| socket.local_addr());
     match found {
         Ok(address) if !address.ip().is_unspecified() => Ok(address.ip()),
-        _ => bail!(
-            "this server has no default route to tell its address by; name it with --listen ADDRESS"
-        ),
+        _ => bail!("this server has no default route to tell its address by; name it with --listen ADDRESS"),
     }
 }
 
@@ -196,8 +194,9 @@ pub fn host_name() -> Result<Name> {
     let uname = rustix::system::uname();
     let text = uname.nodename().to_string_lossy();
     let short = text.split('.').next().unwrap_or_default();
-    Name::new(short)
-        .with_context(|| format!("the host name {short:?} is not usable as a node name; give one with --name"))
+    Name::new(short).with_context(|| {
+        format!("the host name {short:?} is not usable as a node name; give one with --name")
+    })
 }
 
 #[cfg(test)]

@@ -1,9 +1,6 @@
 //! The API's door: [`Cluster`] as this node fulfils it.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,8 +10,8 @@ use scp_api::cluster::{
 use scp_drivers::{Drivers, console::ConsoleError, images::TakeError};
 use scp_mesh::{Lane, MeshError, NodeKey, RefusalKind};
 use scp_model::{
-    Answer, ImageId, JoinTokenId, NodeId, Proposal, Timestamp, VmId, explain::Explanation,
-    image::ImageContent, Digest,
+    Answer, Digest, ImageId, JoinTokenId, NodeId, Proposal, Timestamp, VmId, explain::Explanation,
+    image::ImageContent,
 };
 use scp_raft::ReadError;
 use tokio::{sync::watch, time::Instant};
@@ -149,9 +146,22 @@ impl Cluster for Door {
             let answer = self.ask(node, &Ask::VmStats { vm }).await?;
             wire::unpack(Lane::Forward, &answer).map_err(internal)?
         };
-        let Stats { cpu_time_ms, memory_rss_kib, disk_read_bytes, disk_write_bytes, net_rx_bytes, net_tx_bytes } =
-            stats;
-        Ok(VmStats { cpu_time_ms, memory_rss_kib, disk_read_bytes, disk_write_bytes, net_rx_bytes, net_tx_bytes })
+        let Stats {
+            cpu_time_ms,
+            memory_rss_kib,
+            disk_read_bytes,
+            disk_write_bytes,
+            net_rx_bytes,
+            net_tx_bytes,
+        } = stats;
+        Ok(VmStats {
+            cpu_time_ms,
+            memory_rss_kib,
+            disk_read_bytes,
+            disk_write_bytes,
+            net_rx_bytes,
+            net_tx_bytes,
+        })
     }
 
     fn join_hint(&self) -> JoinHint {

@@ -133,7 +133,8 @@ fn admin(password_hash: String) -> CreateUser {
 }
 
 fn flavors() -> Vec<CreateFlavor> {
-    let flavor = |(label, resources)| CreateFlavor { id: FlavorId(Uuid::new_v4()), name: name(label), resources };
+    let flavor =
+        |(label, resources)| CreateFlavor { id: FlavorId(Uuid::new_v4()), name: name(label), resources };
     FLAVORS.into_iter().map(flavor).collect()
 }
 

@@ -23,7 +23,9 @@ pub async fn keep(raft: Raft, fresh: watch::Sender<Option<Instant>>, stop: Cance
         }
         let asked = Instant::now();
         match raft.linearizable().await {
-            Ok(_) => { fresh.send_replace(Some(asked)); }
+            Ok(_) => {
+                fresh.send_replace(Some(asked));
+            }
             // Woken all the same: that the old confirmation has run out is news, too.
             Err(_) => fresh.send_modify(|_| ()),
         }

@@ -6,8 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use scp_mesh::{
-    Authority, CityKey, IdentityDirectory, Lane, Refusal, RefusalKind, Transport,
-    authority::Subject,
+    Authority, CityKey, IdentityDirectory, Lane, Refusal, RefusalKind, Transport, authority::Subject,
 };
 use scp_model::{NodeId, PublicKey, node::NodeProfile};
 use scp_raft::Raft;
@@ -43,8 +42,7 @@ impl Issuer {
         let Some(member) = state.nodes.get(&node) else {
             return Err(Refusal::new(RefusalKind::Forbidden, format!("{node} is no member of the city")));
         };
-        self.issue(member.public_key, &member.profile)
-            .map_err(|why| Refusal::new(RefusalKind::NotHere, why))
+        self.issue(member.public_key, &member.profile).map_err(|why| Refusal::new(RefusalKind::NotHere, why))
     }
 
     /// Whether this node can issue.
@@ -100,7 +98,9 @@ impl Issuer {
         let me = transport.node();
         for voter in voters.iter().copied().filter(|voter| *voter != me) {
             let Ok(ask) = wire::pack(&Ask::CityKey) else { return };
-            let Ok(reply) = transport.request(voter, Lane::Forward, ask, ASK_INTERVAL).await else { continue };
+            let Ok(reply) = transport.request(voter, Lane::Forward, ask, ASK_INTERVAL).await else {
+                continue;
+            };
             let Ok(bytes) = wire::unpack::<[u8; 32]>(Lane::Forward, &reply) else { continue };
             let key = CityKey::from_bytes(bytes);
             if !self.opens(&key) {
@@ -127,4 +127,3 @@ pub fn members(state: &State) -> Option<Arc<scp_mesh::Members>> {
     state.city.as_ref()?;
     Some(Arc::new(state.nodes.iter().map(|(id, node)| (*id, node.public_key)).collect()))
 }
-

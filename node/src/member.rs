@@ -141,7 +141,8 @@ impl Member {
         });
         let https = serve::Certificate::new(start.identity.chain(), start.identity.key.to_tls())?;
         let address = start.config.api_address;
-        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         let options = scp_api::Options::default();
         let router = scp_api::router(door.clone(), options.clone());
         let served = serve::https(listener, https.clone(), router, stop.clone());

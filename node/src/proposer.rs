@@ -103,7 +103,8 @@ impl Proposer {
     }
 
     async fn propose_there(&self, leader: NodeId, entry: Bytes) -> Result<Proposed, Try> {
-        let ask = wire::pack(&Ask::Propose(entry.to_vec())).map_err(|refusal| Try::Never(internal(&refusal)))?;
+        let ask =
+            wire::pack(&Ask::Propose(entry.to_vec())).map_err(|refusal| Try::Never(internal(&refusal)))?;
         match self.transport.request(leader, Lane::Forward, ask, TRY_TIMEOUT).await {
             Ok(reply) => {
                 wire::unpack(Lane::Forward, &reply).map_err(|refusal| Try::Never(internal(&refusal)))

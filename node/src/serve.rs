@@ -57,7 +57,8 @@ impl fmt::Debug for Certificate {
 }
 
 fn certified(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<CertifiedKey> {
-    let key = rustls::crypto::ring::sign::any_supported_type(&key).context("the node key is unusable for TLS")?;
+    let key =
+        rustls::crypto::ring::sign::any_supported_type(&key).context("the node key is unusable for TLS")?;
     Ok(CertifiedKey::new(chain, key))
 }
 
@@ -68,7 +69,12 @@ impl ResolvesServerCert for Certificate {
 }
 
 /// Serves HTTPS on `listener` until cancelled.
-pub async fn https(listener: TcpListener, certificate: Certificate, router: Router, stop: CancellationToken) -> Result<()> {
+pub async fn https(
+    listener: TcpListener,
+    certificate: Certificate,
+    router: Router,
+    stop: CancellationToken,
+) -> Result<()> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -125,7 +131,8 @@ fn bind_local(path: &Path) -> Result<UnixListener> {
     }
     // A socket left by a killed scpd. Two living ones are kept apart by the lock on the data directory.
     let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("cannot restrict {} to root", path.display()))?;
     Ok(listener)
@@ -148,7 +155,8 @@ where
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_TIMEOUT));
-    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router));
+    let served =
+        builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut served = std::pin::pin!(served);
     tokio::select! {
         result = served.as_mut() => {

@@ -99,8 +99,7 @@ impl Parts {
             }
             Ask::VmStats { vm } => {
                 let stats = self.drivers.hypervisor().stats(vm).await;
-                let stats =
-                    stats.map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))?;
+                let stats = stats.map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))?;
                 wire::pack(&Stats::from(stats))
             }
         }

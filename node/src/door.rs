@@ -168,9 +168,9 @@ impl Cluster for Door {
         self.join_hint.clone()
     }
 
-    fn join_token_text(&self, id: JoinTokenId, secret: [u8; 16]) -> String {
+    fn join_token_text(&self, id: JoinTokenId, secret: &[u8; 16]) -> String {
         let authority = Digest(self.join_hint.ca_fingerprint);
-        scp_mesh::JoinToken { id, secret: scp_mesh::token::JoinSecret(secret), authority }.to_string()
+        scp_mesh::JoinToken { id, secret: scp_mesh::token::JoinSecret(*secret), authority }.to_string()
     }
 }
 

@@ -1,10 +1,10 @@
 //! Makes what depends on the city's members follow the state: keys and addresses in the mesh, who
 //! observes whom, who gossips with whom.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use scp_mesh::{
-    Members, Mesh,
+    Members,
     gossip::cell::Roster,
     observe::{Seat, Watchlist},
 };
@@ -16,11 +16,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::machine::Published;
 
+/// The mesh's address book.
+pub type SetAddress = Arc<dyn Fn(NodeId, Option<SocketAddr>) + Send + Sync>;
+
 /// Where the followers listen.
 pub struct Follow {
     pub published: Published,
     pub raft: Raft,
-    pub mesh: Mesh,
+    /// Tells the mesh where a member listens now; none: it is a member no more.
+    pub set_address: SetAddress,
     pub members: watch::Sender<Option<Arc<Members>>>,
     pub watchlist: watch::Sender<Arc<Watchlist>>,
     pub roster: watch::Sender<Arc<Roster>>,
@@ -57,11 +61,11 @@ impl Follow {
         for (id, node) in &new.nodes {
             let address = node.profile.mesh_address;
             if old.nodes.get(id).map(|node| node.profile.mesh_address) != Some(address) {
-                self.mesh.set_address(*id, Some(address));
+                (self.set_address)(*id, Some(address));
             }
         }
-        for (id, _) in old.nodes.iter().filter(|(id, _)| !new.nodes.contains_key(id)) {
-            self.mesh.set_address(*id, None);
+        for (id, _) in old.nodes.iter().filter(|(id, _)| !new.nodes.contains_key(*id)) {
+            (self.set_address)(*id, None);
         }
     }
 

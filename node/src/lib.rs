@@ -1,7 +1,7 @@
 //! `scpd`: joins all parts. The only crate that depends on all of them.
 //!
 //! ```text
-//!  main ── config ── daemon ──▶ member (all parts of a server that belongs to a city)
+//!  main ── config ── daemon ──▶ member ──▶ core (all parts of a server that belongs to a city)
 //!                    local       found · admit · issuer · renewal     how it came to be one
 //!                    serve       machine · proposer · door            writes and reads
 //!                    server      leader · membership                  what the leader does
@@ -14,6 +14,7 @@
 pub mod admit;
 pub mod chunks;
 pub mod config;
+pub mod core;
 pub mod daemon;
 pub mod door;
 pub mod facts;

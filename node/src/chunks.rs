@@ -7,9 +7,13 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use scp_drivers::{ChunkSource, DriverError, Images};
+use scp_api::cluster::ByteStream;
+use scp_drivers::{ChunkSource, Driver, DriverError, Hypervisor, Images, images::TakeError};
 use scp_mesh::{Lane, Refusal, RefusalKind, Transport};
-use scp_model::{Digest, NodeId, image::CHUNK_BYTES};
+use scp_model::{
+    Digest, ImageId, NodeId,
+    image::{CHUNK_BYTES, ImageContent},
+};
 
 use crate::wire::{self, WantChunk};
 
@@ -46,8 +50,37 @@ impl ChunkSource for MeshChunks {
     }
 }
 
+/// The image store, as far as the node's doors need it.
+#[async_trait]
+pub trait ImageStore: Send + Sync + 'static {
+    /// Takes an image's bytes in: checked, chunked, on disk.
+    async fn take(&self, image: ImageId, body: ByteStream) -> Result<ImageContent, TakeError>;
+    /// Content that is here.
+    async fn read_chunk(&self, digest: Digest, bytes_max: u64) -> Result<Option<Bytes>, DriverError>;
+}
+
+#[async_trait]
+impl ImageStore for Images {
+    async fn take(&self, image: ImageId, body: ByteStream) -> Result<ImageContent, TakeError> {
+        Self::take(self, image, body).await
+    }
+
+    async fn read_chunk(&self, digest: Digest, bytes_max: u64) -> Result<Option<Bytes>, DriverError> {
+        Self::read_chunk(self, digest, bytes_max).await
+    }
+}
+
+/// A node's engines, behind their ports.
+#[derive(Clone)]
+pub struct Engines {
+    /// Carries out ops on VMs and images alike.
+    pub driver: Arc<dyn Driver>,
+    pub hypervisor: Arc<dyn Hypervisor>,
+    pub images: Arc<dyn ImageStore>,
+}
+
 /// Serves a peer's request for a chunk.
-pub async fn serve(images: &Images, request: &[u8]) -> Result<Bytes, Refusal> {
+pub async fn serve(images: &dyn ImageStore, request: &[u8]) -> Result<Bytes, Refusal> {
     let want: WantChunk = wire::unpack(Lane::Bulk, request)?;
     // The manifest of the largest image is twice a chunk.
     let bytes_max = want.bytes_max.min(2 * CHUNK_BYTES);

@@ -11,7 +11,6 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use scp_drivers::Drivers;
 use scp_mesh::{Clock, Members, Observer, Transport, gossip::cell::Roster, observe::Watchlist};
 use scp_raft::{Disk, Raft};
 use tokio::{sync::watch, time::Instant};
@@ -19,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admit::Admitter,
+    chunks::Engines,
     facts::Facts,
     follow::{Follow, SetAddress},
     freshness,
@@ -44,7 +44,7 @@ pub struct CorePorts {
     /// Told who the city's members are.
     pub members: watch::Sender<Option<Arc<Members>>>,
     pub disk: Arc<dyn Disk>,
-    pub drivers: Arc<Drivers>,
+    pub engines: Engines,
     pub clock: Arc<dyn Clock>,
     /// Shared with the issuer, which was made before.
     pub published: Published,
@@ -88,7 +88,7 @@ impl Core {
         ports.service.open(Parts {
             admitter: Admitter { proposer: proposer.clone(), issuer: ports.issuer.clone() },
             issuer: ports.issuer.clone(),
-            drivers: ports.drivers.clone(),
+            engines: ports.engines.clone(),
             observer: observer.clone(),
         });
         let facts = Facts { proposer: proposer.clone(), roster: roster.subscribe() };
@@ -100,7 +100,8 @@ impl Core {
             watchlist,
             roster,
         };
-        let hands = Hands { proposer: proposer.clone(), driver: ports.drivers, fresh: self.fresh.clone() };
+        let hands =
+            Hands { proposer: proposer.clone(), driver: ports.engines.driver, fresh: self.fresh.clone() };
         let (raft, issuer) = (proposer.raft.clone(), ports.issuer);
         self.spawn(follow.run(stop.clone()));
         self.spawn(facts.run(stop.clone()));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use scp_api::cluster::{
     Agreement, ByteStream, Cluster, ClusterError, Consistency, Duplex, JoinHint, Snapshot, VmStats,
 };
-use scp_drivers::{Drivers, console::ConsoleError, images::TakeError};
+use scp_drivers::{console::ConsoleError, images::TakeError};
 use scp_mesh::{Lane, MeshError, NodeKey, RefusalKind};
 use scp_model::{
     Answer, Digest, ImageId, JoinTokenId, NodeId, Proposal, Timestamp, VmId, explain::Explanation,
@@ -17,6 +17,7 @@ use scp_raft::ReadError;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    chunks::Engines,
     proposer::Proposer,
     wire::{self, Ask, Opening, Stats},
 };
@@ -27,7 +28,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// This node, as its API sees it.
 pub struct Door {
     pub proposer: Proposer,
-    pub drivers: Arc<Drivers>,
+    pub engines: Engines,
     pub key: NodeKey,
     pub join_hint: JoinHint,
     /// When this node last knew itself up to date.
@@ -111,7 +112,7 @@ impl Cluster for Door {
     }
 
     async fn take_image(&self, image: ImageId, body: ByteStream) -> Result<ImageContent, ClusterError> {
-        self.drivers.images().take(image, body).await.map_err(|error| match error {
+        self.engines.images.take(image, body).await.map_err(|error| match error {
             TakeError::BadContent { code, why } => ClusterError::BadContent { code, why },
             other => ClusterError::Internal { why: other.to_string() },
         })
@@ -120,7 +121,7 @@ impl Cluster for Door {
     async fn console(&self, vm: VmId) -> Result<Box<dyn Duplex>, ClusterError> {
         let node = self.node_of(vm)?;
         if node == self.me() {
-            let console = self.drivers.hypervisor().console(vm).await.map_err(console_error)?;
+            let console = self.engines.hypervisor.console(vm).await.map_err(console_error)?;
             return Ok(Box::new(console));
         }
         let opening = wire::pack(&Opening::Console { vm }).map_err(internal)?;
@@ -131,7 +132,7 @@ impl Cluster for Door {
     async fn console_log(&self, vm: VmId, bytes_max: u64) -> Result<Bytes, ClusterError> {
         let node = self.node_of(vm)?;
         if node == self.me() {
-            return self.drivers.hypervisor().console_log(vm, bytes_max).await.map_err(console_error);
+            return self.engines.hypervisor.console_log(vm, bytes_max).await.map_err(console_error);
         }
         let answer = self.ask(node, &Ask::ConsoleLog { vm, bytes_max }).await?;
         wire::unpack::<Vec<u8>>(Lane::Forward, &answer).map(Bytes::from).map_err(internal)
@@ -140,7 +141,7 @@ impl Cluster for Door {
     async fn vm_stats(&self, vm: VmId) -> Result<VmStats, ClusterError> {
         let node = self.node_of(vm)?;
         let stats = if node == self.me() {
-            let stats = self.drivers.hypervisor().stats(vm).await;
+            let stats = self.engines.hypervisor.stats(vm).await;
             Stats::from(stats.map_err(internal)?)
         } else {
             let answer = self.ask(node, &Ask::VmStats { vm }).await?;

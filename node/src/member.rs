@@ -67,7 +67,7 @@ impl Member {
         start.server.chunks.connect(Some(proposer.transport.clone()));
         let door: Arc<dyn Cluster> = Arc::new(Door {
             proposer: proposer.clone(),
-            drivers: start.server.drivers.clone(),
+            engines: start.server.engines.clone(),
             key: start.identity.key.clone(),
             join_hint: JoinHint {
                 ca_fingerprint: certificate::fingerprint(start.identity.authority_der()).0,
@@ -107,7 +107,7 @@ async fn start_core(start: &Start, published: Published, issuer: Arc<Issuer>) ->
         set_address: Arc::new(move |peer, address| addresses.set_address(peer, address)),
         members,
         disk: Arc::new(disk),
-        drivers: start.server.drivers.clone(),
+        engines: start.server.engines.clone(),
         clock: start.clock.clone(),
         published,
         issuer,

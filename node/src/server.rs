@@ -13,7 +13,7 @@ use scp_model::{
 
 use crate::{
     admit::COUNTRY_UNKNOWN,
-    chunks::MeshChunks,
+    chunks::{Engines, MeshChunks},
     config::{Accelerator, Config, Names, default_zone, host_name},
 };
 
@@ -25,7 +25,7 @@ const RESERVED_DISK_MIB: u64 = 4 << 10;
 
 /// The server's engines.
 pub struct Server {
-    pub drivers: Arc<Drivers>,
+    pub engines: Engines,
     pub chunks: Arc<MeshChunks>,
     pub compute: Compute,
     pub capacity: Resources,
@@ -50,8 +50,8 @@ impl Server {
             Compute::Kvm | Compute::Tcg => tracing::info!(?compute, "this server runs VMs"),
         }
         let capacity = probe::resources(&config.data_dir).context("cannot tell what this server has")?;
-        let drivers = Arc::new(Drivers::new(images, hypervisor));
-        Ok(Self { drivers, chunks, compute, capacity })
+        let driver = Arc::new(Drivers::new(images.clone(), hypervisor.clone()));
+        Ok(Self { engines: Engines { driver, hypervisor, images }, chunks, compute, capacity })
     }
 
     /// What the city is told of this server.

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use scp_drivers::{Drivers, console::ConsoleError};
+use scp_drivers::console::ConsoleError;
 use scp_mesh::{
     JoinRefusal, JoinReply, JoinRequest, Lane, Observer, Refusal, RefusalKind, Service, Stranger,
     StreamHandler, renew,
@@ -13,7 +13,7 @@ use scp_model::NodeId;
 
 use crate::{
     admit::Admitter,
-    chunks,
+    chunks::{self, Engines},
     issuer::Issuer,
     proposer::propose_here,
     wire::{self, Ask, Opening, Stats},
@@ -23,7 +23,7 @@ use crate::{
 pub struct Parts {
     pub admitter: Admitter,
     pub issuer: Arc<Issuer>,
-    pub drivers: Arc<Drivers>,
+    pub engines: Engines,
     pub observer: Observer,
 }
 
@@ -51,7 +51,7 @@ impl Service for NodeService {
         match lane {
             Lane::Raft => Ok(parts.admitter.proposer.raft.answer(from, request).await),
             Lane::Forward => parts.forwarded(from, &request).await,
-            Lane::Bulk => chunks::serve(parts.drivers.images(), &request).await,
+            Lane::Bulk => chunks::serve(&*parts.engines.images, &request).await,
             Lane::Probe => parts.observer.answer(&request),
             Lane::Renew => parts.issuer.renew(from).map(|certificate| renew::reply(&certificate)),
             Lane::Gossip | Lane::Join => {
@@ -65,7 +65,7 @@ impl Service for NodeService {
         match wire::unpack::<Opening>(Lane::Bulk, &opening)? {
             Opening::Console { vm } => {
                 let mut console =
-                    parts.drivers.hypervisor().console(vm).await.map_err(|error| refuse_console(&error))?;
+                    parts.engines.hypervisor.console(vm).await.map_err(|error| refuse_console(&error))?;
                 Ok(Box::new(move |mut duplex| {
                     Box::pin(async move {
                         let _ = tokio::io::copy_bidirectional(&mut console, &mut duplex).await;
@@ -94,11 +94,11 @@ impl Parts {
                 wire::pack(&self.admitter.admit(stranger, admission.request).await)
             }
             Ask::ConsoleLog { vm, bytes_max } => {
-                let log = self.drivers.hypervisor().console_log(vm, bytes_max).await;
+                let log = self.engines.hypervisor.console_log(vm, bytes_max).await;
                 wire::pack(&log.map_err(|error| refuse_console(&error))?.to_vec())
             }
             Ask::VmStats { vm } => {
-                let stats = self.drivers.hypervisor().stats(vm).await;
+                let stats = self.engines.hypervisor.stats(vm).await;
                 let stats = stats.map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))?;
                 wire::pack(&Stats::from(stats))
             }

@@ -1,0 +1,78 @@
+//! What a seed stands for: the city, its troubles and its work.
+
+use crate::{entropy::SplitMix, net::Link};
+
+/// Everything that differs from run to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    pub nodes: usize,
+    pub zones: usize,
+    pub link: Link,
+    /// How long there are faults, in virtual time; then all is healed.
+    pub safety_ms: u64,
+    /// By when, after the healing, all that was asked for has to be so.
+    pub liveness_ms: u64,
+    /// Mean time between faults.
+    pub fault_every_ms: u64,
+    /// Mean time between requests of one client.
+    pub think_ms: u64,
+    pub clients: usize,
+    pub faults: Faults,
+}
+
+/// Weights of the kinds of faults; 0: none of that kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Faults {
+    /// The process is killed; unsynced data may be lost or torn; VMs run on.
+    pub crash: u64,
+    /// The whole server loses power: its VMs, too.
+    pub power: u64,
+    pub pause: u64,
+    pub partition: u64,
+    /// One link, one way.
+    pub cut: u64,
+    pub slow_link: u64,
+    pub lossy_link: u64,
+    pub clock: u64,
+    pub disk_full: u64,
+    pub disk_stall: u64,
+    pub driver: u64,
+    pub power_all: u64,
+}
+
+impl Options {
+    /// Draws a city from a seed. Not every run has every kind of fault: what only ever happens together
+    /// hides what happens alone.
+    pub fn draw(rng: &mut SplitMix) -> Self {
+        let nodes = *rng.pick(&[3, 3, 3, 4, 5, 7]);
+        let weight = |rng: &mut SplitMix, most| if rng.chance(500) { rng.between(1, most) } else { 0 };
+        Self {
+            nodes,
+            zones: rng.between(1, 3) as usize,
+            link: Link {
+                delay_us: rng.between(100, 3_000),
+                jitter_us: rng.between(0, 3_000),
+                loss_permille: *rng.pick(&[0, 0, 1, 10]),
+            },
+            safety_ms: rng.between(20_000, 60_000),
+            liveness_ms: 180_000,
+            fault_every_ms: rng.between(1_500, 8_000),
+            think_ms: rng.between(50, 400),
+            clients: rng.between(2, 6) as usize,
+            faults: Faults {
+                crash: weight(rng, 6),
+                power: weight(rng, 4),
+                pause: weight(rng, 4),
+                partition: weight(rng, 4),
+                cut: weight(rng, 4),
+                slow_link: weight(rng, 3),
+                lossy_link: weight(rng, 3),
+                clock: weight(rng, 3),
+                disk_full: weight(rng, 2),
+                disk_stall: weight(rng, 3),
+                driver: weight(rng, 4),
+                power_all: weight(rng, 1),
+            },
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What happened in a run: a digest of everything, and the lines that a person reads.
+
+use std::fmt::Write as _;
+
+/// How many of the last lines are kept for the report of a failure.
+const LINES_MAX: usize = 20_000;
+
+/// FNV-1a over every event, and the readable ones.
+#[derive(Debug)]
+pub struct Trace {
+    digest: u64,
+    events: u64,
+    lines: std::collections::VecDeque<Line>,
+    /// Print lines as they come.
+    pub aloud: bool,
+}
+
+/// One readable event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    pub at_ms: u64,
+    pub who: String,
+    pub what: String,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self { digest: 0xcbf2_9ce4_8422_2325, events: 0, lines: Default::default(), aloud: false }
+    }
+}
+
+impl Trace {
+    /// Takes bytes into the digest.
+    pub fn mix(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.digest = (self.digest ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        self.events += 1;
+    }
+
+    /// An event of the machinery: a message, a sync.
+    pub fn event(&mut self, at_ms: u64, kind: &str, a: u64, b: u64) {
+        self.mix(&at_ms.to_le_bytes());
+        self.mix(kind.as_bytes());
+        self.mix(&a.to_le_bytes());
+        self.mix(&b.to_le_bytes());
+    }
+
+    /// An event that a person wants to read.
+    pub fn line(&mut self, at_ms: u64, who: impl Into<String>, what: impl Into<String>) {
+        let line = Line { at_ms, who: who.into(), what: what.into() };
+        self.mix(&at_ms.to_le_bytes());
+        self.mix(line.who.as_bytes());
+        self.mix(line.what.as_bytes());
+        if self.aloud {
+            println!("{}", render(&line));
+        }
+        if self.lines.len() == LINES_MAX {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The lines so far, in columns: time, who, what.
+    pub fn report(&self) -> String {
+        self.lines.iter().fold(String::new(), |mut out, line| {
+            let _ = writeln!(out, "{}", render(line));
+            out
+        })
+    }
+
+    pub fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter()
+    }
+}
+
+fn render(line: &Line) -> String {
+    format!("{:>10.3} s  {:<8}  {}", line.at_ms as f64 / 1000.0, line.who, line.what)
+}

@@ -1,0 +1,245 @@
+//! Whole cities of real daemons in one process: real QUIC, real TLS, real files; no VMs.
+//!
+//! Each server has a loopback address of its own, so that tests run side by side.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use scp_api::cluster::{Cluster, Consistency};
+use scp_mesh::{JoinToken, token::JoinSecret};
+use scp_model::{
+    Actor, Answer, Command, DepartmentId, Digest, JoinTokenId, Name, NodeId, Proposal, RequestId, Timestamp,
+    command::{CreateDepartment, CreateJoinToken},
+};
+use scp_node::{
+    config::{Accelerator, Config, Names},
+    daemon::Daemon,
+};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// Generous: the machines that run this are small and busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+static CITIES: AtomicU8 = AtomicU8::new(1);
+
+struct Server {
+    daemon: Arc<Daemon>,
+    config: Config,
+    _dir: TempDir,
+}
+
+/// Servers that have a network in common and nothing else.
+struct Site {
+    subnet: [u8; 2],
+}
+
+impl Site {
+    fn new() -> Self {
+        let process = std::process::id();
+        Self { subnet: [(process % 200 + 20) as u8, CITIES.fetch_add(1, Ordering::Relaxed)] }
+    }
+
+    fn config(&self, number: u8, dir: &TempDir) -> Config {
+        let [a, b] = self.subnet;
+        let address = IpAddr::V4(Ipv4Addr::new(127, a, b, number));
+        Config {
+            data_dir: dir.path().join("data"),
+            mesh_address: (address, 7600).into(),
+            api_address: (address, 8443).into(),
+            socket: dir.path().join("scpd.sock"),
+            names: Names { name: Some(name(&format!("n{number}"))), zone: None, country: None },
+            accelerator: Accelerator::None,
+            libvirt_uri: "test:///default".into(),
+            reserved_memory_mib: 64,
+            log_json: false,
+        }
+    }
+
+    async fn server(&self, number: u8) -> Server {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = self.config(number, &dir);
+        let daemon = Arc::new(Daemon::start(config.clone()).await.expect("the daemon starts"));
+        Server { daemon, config, _dir: dir }
+    }
+
+    /// A city of so many nodes.
+    async fn city(&self, nodes: u8) -> Vec<Server> {
+        let first = self.server(1).await;
+        let hash = scp_api::password::hash("correct horse battery").expect("hashes");
+        let country = "PT".parse().expect("a country");
+        first.daemon.init(name("agueda"), country, Names::default(), hash).await.expect("the city is founded");
+        let mut servers = vec![first];
+        for number in 2..=nodes {
+            let server = self.server(number).await;
+            let token = token(&servers[0]).await;
+            let address = servers[0].config.mesh_address;
+            server.daemon.join(address, token, Names::default()).await.expect("the server joins");
+            servers.push(server);
+        }
+        let voters = if nodes >= 3 { 3 } else { 1 };
+        eventually("the voters are chosen", async || door(&servers[0]).agreement().voters.len() == voters).await;
+        servers
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+fn door(server: &Server) -> Arc<dyn Cluster> {
+    server.daemon.member().expect("a member").door.clone()
+}
+
+fn id(server: &Server) -> NodeId {
+    server.daemon.node().expect("a key")
+}
+
+async fn token(server: &Server) -> JoinToken {
+    let door = door(server);
+    let token = JoinToken {
+        id: JoinTokenId(Uuid::new_v4()),
+        secret: JoinSecret(rand::random()),
+        authority: Digest(door.join_hint().ca_fingerprint),
+    };
+    let command = Command::CreateJoinToken(CreateJoinToken {
+        id: token.id,
+        secret_digest: token.secret_digest(),
+        expires_at: door.now().plus_ms(3_600_000),
+    });
+    propose(&*door, RequestId(Uuid::new_v4()), command).await.result.expect("the token is made");
+    token
+}
+
+async fn propose(door: &dyn Cluster, request: RequestId, command: Command) -> Answer {
+    let proposal = Proposal { request, actor: Actor::Local(door.node()), time: door.now(), command };
+    door.propose(proposal).await.expect("the city answers")
+}
+
+fn department(number: u128) -> Command {
+    let id = DepartmentId::from_u128(number);
+    Command::CreateDepartment(CreateDepartment { id, name: name(&format!("department-{number}")) })
+}
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn knows(server: &Server, number: u128) -> bool {
+    let read = door(server).read(Consistency::Linearizable).await;
+    read.is_ok_and(|snapshot| snapshot.state.departments.contains_key(&DepartmentId::from_u128(number)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_takes_a_write_and_every_node_reads_it_at_once() {
+    let servers = Site::new().city(3).await;
+    for (number, server) in (1u128..).zip(&servers) {
+        let answer = propose(&*door(server), RequestId(Uuid::new_v4()), department(number)).await;
+        assert_eq!(answer.result, Ok(()));
+        for other in &servers {
+            assert!(knows(other, number).await, "{} reads what {} wrote", id(other), id(server));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_is_answered_by_the_first_answer_on_any_node() {
+    let servers = Site::new().city(3).await;
+    let request = RequestId(Uuid::new_v4());
+    let first = propose(&*door(&servers[0]), request, department(1)).await;
+    let again = propose(&*door(&servers[2]), request, department(1)).await;
+    assert_eq!(first, again);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_goes_down_in_order_hands_over_and_nothing_is_lost() {
+    let servers = Site::new().city(3).await;
+    propose(&*door(&servers[1]), RequestId(Uuid::new_v4()), department(1)).await.result.expect("created");
+    let leader = door(&servers[0]).agreement().leader.expect("a leader");
+    let (down, up): (Vec<_>, Vec<_>) = servers.iter().partition(|server| id(server) == leader);
+    down[0].daemon.shutdown().await;
+    propose(&*door(up[0]), RequestId(Uuid::new_v4()), department(2)).await.result.expect("created");
+    assert!(knows(up[1], 1).await && knows(up[1], 2).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_is_declared_down_with_evidence_and_up_again_when_it_returns() {
+    let servers = Site::new().city(3).await;
+    let down = id(&servers[2]);
+    servers[2].daemon.shutdown().await;
+    eventually("n3 is down", async || {
+        let snapshot = door(&servers[0]).read(Consistency::Linearizable).await;
+        snapshot.is_ok_and(|snapshot| !snapshot.state.nodes[&down].is_up())
+    })
+    .await;
+    let daemon = Daemon::start(servers[2].config.clone()).await.expect("starts again on the same disk");
+    eventually("n3 is up", async || {
+        let snapshot = door(&servers[0]).read(Consistency::Linearizable).await;
+        snapshot.is_ok_and(|snapshot| snapshot.state.nodes[&down].is_up())
+    })
+    .await;
+    daemon.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_city_that_lost_power_comes_back_by_itself() {
+    let servers = Site::new().city(3).await;
+    propose(&*door(&servers[0]), RequestId(Uuid::new_v4()), department(7)).await.result.expect("created");
+    for server in &servers {
+        server.daemon.shutdown().await;
+    }
+    let mut daemons = Vec::new();
+    for server in &servers {
+        daemons.push(Daemon::start(server.config.clone()).await.expect("starts again"));
+    }
+    eventually("the city answers", async || {
+        let member = daemons[1].member().expect("still a member");
+        let read = member.door.read(Consistency::Linearizable).await;
+        read.is_ok_and(|snapshot| snapshot.state.departments.contains_key(&DepartmentId::from_u128(7)))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_leaves_and_joins_again_under_the_same_identity() {
+    let servers = Site::new().city(3).await;
+    let who = id(&servers[2]);
+    servers[2].daemon.leave().await.expect("leaves");
+    assert!(servers[2].daemon.member().is_none());
+    eventually("the city forgets it", async || {
+        let snapshot = door(&servers[0]).read(Consistency::Linearizable).await;
+        snapshot.is_ok_and(|snapshot| !snapshot.state.nodes.contains_key(&who))
+    })
+    .await;
+    let token = token(&servers[0]).await;
+    let address = servers[1].config.mesh_address;
+    servers[2].daemon.join(address, token, Names::default()).await.expect("joins again");
+    assert_eq!(id(&servers[2]), who);
+    assert!(Timestamp(0) < door(&servers[2]).now());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_token_admits_nobody_else_and_changes_nothing() {
+    let site = Site::new();
+    let servers = site.city(1).await;
+    let token = token(&servers[0]).await;
+    let address = servers[0].config.mesh_address;
+    let second = site.server(2).await;
+    second.daemon.join(address, token.clone(), Names::default()).await.expect("joins");
+    let third = site.server(3).await;
+    let error = third.daemon.join(address, token, Names::default()).await.err().expect("refused");
+    assert!(error.to_string().contains("has been used"), "{error}");
+    assert!(third.daemon.member().is_none());
+    let snapshot = door(&servers[0]).read(Consistency::Linearizable).await.expect("reads");
+    assert_eq!(snapshot.state.nodes.len(), 2);
+}

@@ -1,0 +1,373 @@
+//! A whole city under one seed: safety phase with faults, then healing and liveness.
+//!
+//! ```text
+//!   every tick:  faults begin and end ─▶ packets arrive ─▶ each host lives for one tick
+//!                ─▶ clients take answers and ask anew ─▶ everything is checked
+//! ```
+
+use std::collections::BTreeMap;
+
+use scp_model::{
+    Command, Country, DepartmentId, Digest, JoinTokenId, NodeId, ProjectId, Resources,
+    Timestamp, UserId,
+    command::{AdmitNode, CreateFlavor, CreateJoinToken, CreateUser, InitCity},
+    node::{Compute, NodeProfile},
+    tenancy::CityRole,
+};
+use scp_raft::sim::MemDisk;
+use tempfile::TempDir;
+
+use crate::{
+    checks::{self, Checks, Violation},
+    client::Clients,
+    entropy::SplitMix,
+    fault::Faulter,
+    host::Host,
+    linear,
+    net::SharedNet,
+    options::Options,
+    workload::{self, Ledger, Outcomes, Task, What, name, request_id},
+    world::World,
+};
+
+/// Time moves in steps of this; everything between hosts is rounded up to it.
+pub const TICK_US: u64 = 5_000;
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    pub violation: Option<Violation>,
+    pub digest: u64,
+    pub virtual_ms: u64,
+    pub answered: u64,
+    pub rejected: u64,
+    pub failed: u64,
+    pub vms: usize,
+    pub report: String,
+}
+
+/// The city and everything that happens to it.
+pub struct City {
+    pub options: Options,
+    pub hosts: Vec<Host>,
+    pub net: SharedNet,
+    pub rng: SplitMix,
+    pub ledger: Ledger,
+    pub outcomes: Outcomes,
+    checks: Checks,
+    now_us: u64,
+    _scratch: TempDir,
+}
+
+impl City {
+    pub fn new(seed: u64, nodes: Option<usize>, aloud: bool) -> Self {
+        let mut rng = SplitMix::new(seed);
+        let mut options = Options::draw(&mut rng);
+        options.nodes = nodes.unwrap_or(options.nodes);
+        let net = SharedNet::new(rng.fork(), options.link);
+        net.lock().trace.aloud = aloud;
+        let scratch = tempfile::tempdir().expect("the scratch directory can be made");
+        let hosts = (0..options.nodes)
+            .map(|number| {
+                let disk = MemDisk::new(rng.next());
+                let world = World::new(rng.fork());
+                Host::new(number, options.zones, scratch.path(), disk, world)
+            })
+            .collect();
+        Self {
+            options,
+            hosts,
+            net,
+            rng,
+            ledger: Ledger::default(),
+            outcomes: Outcomes::default(),
+            checks: Checks::default(),
+            now_us: 0,
+            _scratch: scratch,
+        }
+    }
+
+    /// The whole run.
+    pub fn run(mut self) -> Verdict {
+        let violation = self.phases().err();
+        let net = self.net.lock();
+        Verdict {
+            violation,
+            digest: net.trace.digest(),
+            virtual_ms: self.now_us / 1000,
+            answered: self.ledger.answered,
+            rejected: self.ledger.rejected,
+            failed: self.ledger.failed,
+            vms: self.ledger.vms.len(),
+            report: net.trace.report(),
+        }
+    }
+
+    fn phases(&mut self) -> Result<(), Violation> {
+        self.found()?;
+        self.say("city", format!("founded: {:?}", self.options));
+        let mut faulter = Faulter::new(self.rng.fork());
+        let mut clients = Clients::new(self.rng.fork(), self.options.clients, self.options.think_ms);
+        let end_us = self.now_us + self.options.safety_ms * 1000;
+        while self.now_us < end_us {
+            faulter.step(self);
+            clients.step(self);
+            self.tick()?;
+        }
+        self.say("city", "safety phase over: everything is healed");
+        faulter.heal(self);
+        clients.stop();
+        self.until("every client has its answers", |city| {
+            clients.step(city);
+            clients.idle()
+        })?;
+        clients.abandon(self);
+        self.until("the city converges", City::is_settled)?;
+        self.finish()
+    }
+
+    /// One tick of everything.
+    pub fn tick(&mut self) -> Result<(), Violation> {
+        self.now_us += TICK_US;
+        let arrived = self.net.lock().advance(self.now_us);
+        for packet in arrived {
+            if let Some(host) = self.hosts.iter().find(|host| host.id == packet.to) {
+                host.deliver(packet);
+            }
+        }
+        for host in &mut self.hosts {
+            if host.paused_until_us <= self.now_us {
+                host.tick(TICK_US);
+            }
+            host.skip(TICK_US);
+        }
+        self.check()
+    }
+
+    fn check(&mut self) -> Result<(), Violation> {
+        let mut running = Vec::new();
+        for host in &self.hosts {
+            running.extend(host.world.running().into_iter().map(|(vm, epoch)| (host.id, vm, epoch)));
+            if let Some(why) = host.failure() {
+                return Err(Violation(format!("{} did not start: {why}", host.name)));
+            }
+            if let Some(process) = host.process() {
+                self.checks.process(host.id, &process)?;
+            }
+        }
+        self.checks.instances(&running)
+    }
+
+    pub fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    pub fn say(&self, who: &str, what: impl Into<String>) {
+        let mut net = self.net.lock();
+        let at_ms = net.now_ms();
+        net.trace.line(at_ms, who, what);
+    }
+
+    pub fn start(&mut self, at: usize) {
+        let net = self.net.clone();
+        self.hosts[at].start(&net);
+    }
+
+    pub fn kill(&mut self, at: usize) {
+        self.hosts[at].kill();
+        let id = self.hosts[at].id;
+        self.checks.restarted(id);
+    }
+
+    /// Ticks until something holds, at most the liveness time.
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) -> Result<(), Violation> {
+        let end_us = self.now_us + self.options.liveness_ms * 1000;
+        while !holds(self) {
+            if self.now_us > end_us {
+                return Err(Violation(format!("not within {} ms after healing: {what}; {}", self.options.liveness_ms, self.standing())));
+            }
+            self.tick()?;
+        }
+        Ok(())
+    }
+
+    /// Asks one host until it answers, without clients; for the foundation.
+    fn ask(&mut self, at: usize, command: Command) -> Result<(), Violation> {
+        let request = request_id(&mut self.rng);
+        let task = Task { client: 0, request, what: What::Write(command) };
+        let door = self.hosts[at].process().ok_or_else(|| Violation("the founder is not running".into()))?.door;
+        self.hosts[at].spawn(workload::carry_out(door, task, self.outcomes.clone()));
+        let mut answered = None;
+        self.until("the foundation is laid", |city| {
+            answered = city.outcomes.take().pop().or(answered.take());
+            answered.is_some()
+        })?;
+        match answered {
+            Some((_, workload::Outcome::Answered(answer))) if answer.result.is_ok() => Ok(()),
+            other => Err(Violation(format!("the foundation was refused: {other:?}"))),
+        }
+    }
+
+    fn found(&mut self) -> Result<(), Violation> {
+        for at in 0..self.hosts.len() {
+            self.start(at);
+        }
+        self.until("all processes are up", |city| city.hosts.iter().all(|host| host.process().is_some()))?;
+        let founder = self.hosts[0].process().expect("it is up");
+        self.hosts[0].spawn(async move {
+            founder.core.proposer.raft.initialize().await.expect("the first node founds the group");
+        });
+        let init = self.init_city();
+        self.ask(0, init)?;
+        for at in 1..self.hosts.len() {
+            let (token, admit) = self.admission(at);
+            self.ask(0, token)?;
+            self.ask(0, admit)?;
+        }
+        let first = self.hosts[0].id;
+        for command in self.ledger.foundation(first) {
+            self.ask(0, command)?;
+        }
+        let voters = if self.hosts.len() >= 7 { 5 } else { 3 };
+        self.until("the voters are chosen", |city| {
+            let process = city.hosts[0].process().expect("nothing is killed yet");
+            let status = process.core.proposer.raft.status().borrow().clone();
+            status.voters.len() == voters && !status.joint
+        })
+    }
+
+    fn init_city(&mut self) -> Command {
+        let node = self.admit(0, JoinTokenId::default(), Digest::default());
+        Command::InitCity(Box::new(InitCity {
+            city: scp_model::CityId::from_u128(1),
+            name: name("agueda"),
+            country: country(),
+            ca_certificate: "simulated".into(),
+            ca_key_sealed: vec![1],
+            node,
+            admin: CreateUser {
+                id: UserId::from_u128(1),
+                name: name("admin"),
+                password_hash: "simulated".into(),
+                city_roles: [CityRole::Admin].into(),
+                grants: BTreeMap::new(),
+            },
+            department: DepartmentId::from_u128(500),
+            project: ProjectId::from_u128(500),
+            flavors: vec![CreateFlavor {
+                id: scp_model::FlavorId::from_u128(1),
+                name: name("tiny"),
+                resources: Resources { vcpus: 1, memory_mib: 256, disk_mib: 16 },
+            }],
+        }))
+    }
+
+    fn admission(&mut self, at: usize) -> (Command, Command) {
+        let id = JoinTokenId::from_u128(at as u128);
+        let secret = Digest([at as u8; 32]);
+        let expires_at = Timestamp(u64::MAX);
+        let token = Command::CreateJoinToken(CreateJoinToken { id, secret_digest: secret, expires_at });
+        (token, Command::AdmitNode(Box::new(self.admit(at, id, secret))))
+    }
+
+    fn admit(&self, at: usize, token: JoinTokenId, secret_digest: Digest) -> AdmitNode {
+        let host = &self.hosts[at];
+        let address = [10, 0, 0, at as u8 + 1];
+        AdmitNode {
+            token,
+            secret_digest,
+            node: host.id,
+            public_key: host.key.public_key(),
+            profile: NodeProfile {
+                name: host.name.clone(),
+                zone: host.zone.clone(),
+                country: country(),
+                mesh_address: (address, 7600).into(),
+                api_address: (address, 8443).into(),
+                software: "0.1.0".into(),
+                protocol: scp_model::PROTOCOL,
+                capacity: Resources { vcpus: 8, memory_mib: 4096, disk_mib: 4096 },
+                reserved: Resources::default(),
+                compute: Compute::Tcg,
+            },
+        }
+    }
+
+    /// Everything that was asked for is so, everywhere.
+    fn is_settled(&mut self) -> bool {
+        let Some(states) = self.states() else { return false };
+        let (_, first) = &states[0];
+        let same = states.iter().all(|(_, state)| state.index == first.index);
+        let up = first.nodes.values().all(scp_model::node::Node::is_up);
+        let vms = first.vms.values().all(|vm| self.vm_is_as_wanted(vm));
+        same && up && vms && first.evictions.is_empty()
+    }
+
+    fn vm_is_as_wanted(&self, vm: &scp_model::vm::Vm) -> bool {
+        use scp_model::{sandbox::Power, vm::VmPhase};
+        let runs = |node: NodeId| {
+            let host = self.hosts.iter().find(|host| host.id == node);
+            host.is_some_and(|host| host.world.running().iter().any(|(id, _)| *id == vm.id))
+        };
+        match (vm.spec.power, vm.status.phase) {
+            (_, VmPhase::Deleting) => false,
+            (Power::Running, VmPhase::Running) => vm.node().is_some_and(runs),
+            // It crashed, and its policy leaves it so.
+            (Power::Running, VmPhase::Crashed) => true,
+            // It fits nowhere: the workload asks for more than there is, now and then.
+            (_, VmPhase::Pending) => true,
+            (Power::Stopped, VmPhase::Stopped) => !vm.node().is_some_and(runs),
+            (Power::Running | Power::Stopped, _) => false,
+        }
+    }
+
+    fn states(&self) -> Option<Vec<(NodeId, scp_state::State)>> {
+        self.hosts
+            .iter()
+            .map(|host| Some((host.id, (*host.process()?.core.proposer.published.state()).clone())))
+            .collect()
+    }
+
+    /// For the message of a city that does not settle.
+    fn standing(&self) -> String {
+        let Some(states) = self.states() else { return "a process is not up".into() };
+        let indices: Vec<u64> = states.iter().map(|(_, state)| state.index).collect();
+        let (_, first) = &states[0];
+        let down = first.nodes.values().filter(|node| !node.is_up()).count();
+        let odd: Vec<String> = first
+            .vms
+            .values()
+            .filter(|vm| !self.vm_is_as_wanted(vm))
+            .map(|vm| format!("{} {:?}/{:?} on {:?}", vm.spec.name, vm.spec.power, vm.status, vm.node()))
+            .take(5)
+            .collect();
+        format!("indices {indices:?}, {down} down, {} evictions, VMs: {odd:?}", first.evictions.len())
+    }
+
+    fn finish(&mut self) -> Result<(), Violation> {
+        let states = self.states().ok_or_else(|| Violation("a process is not up".into()))?;
+        checks::converged(&states)?;
+        let (_, state) = &states[0];
+        let lost = self.ledger.departments.iter().find(|id| !state.departments.contains_key(*id));
+        if let Some(id) = lost {
+            return Err(Violation(format!("acknowledged department {id} is lost")));
+        }
+        let lost = self.ledger.vms.keys().find(|id| !state.vms.contains_key(*id));
+        if let Some(id) = lost {
+            return Err(Violation(format!("acknowledged VM {id} is lost")));
+        }
+        for (project, history) in &self.ledger.history {
+            match linear::check(history) {
+                linear::Verdict::Linearizable | linear::Verdict::Unknown => {}
+                linear::Verdict::Violation => {
+                    return Err(Violation(format!("register {project} is not linearizable: {history:?}")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn country() -> Country {
+    "PT".parse().expect("two upper-case letters")
+}

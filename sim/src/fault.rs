@@ -1,0 +1,235 @@
+//! Faults: drawn from the seed, begun, and ended.
+
+use crate::{city::City, entropy::SplitMix, net::Link};
+
+/// Draws faults and takes them away again.
+pub struct Faulter {
+    rng: SplitMix,
+    next_us: u64,
+    /// What is to be undone, and when.
+    ends: Vec<(u64, End)>,
+}
+
+/// How a fault ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Start(usize),
+    HealNet,
+    FreeDisk(usize),
+    Drivers(usize),
+}
+
+/// The kinds of faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Crash,
+    Power,
+    Pause,
+    Partition,
+    Cut,
+    SlowLink,
+    LossyLink,
+    Clock,
+    DiskFull,
+    DiskStall,
+    Driver,
+    PowerAll,
+}
+
+impl Faulter {
+    pub fn new(rng: SplitMix) -> Self {
+        Self { rng, next_us: 0, ends: Vec::new() }
+    }
+
+    /// Ends what is due, begins what comes next.
+    pub fn step(&mut self, city: &mut City) {
+        let now_us = city.now_us();
+        let (due, later) = std::mem::take(&mut self.ends).into_iter().partition(|(at, _)| *at <= now_us);
+        self.ends = later;
+        let due: Vec<(u64, End)> = due;
+        due.into_iter().for_each(|(_, end)| self.end(city, end));
+        if now_us < self.next_us {
+            return;
+        }
+        if self.next_us > 0
+            && let Some(kind) = self.draw(city)
+        {
+            self.begin(city, kind);
+        }
+        self.next_us = now_us + self.rng.between(1, 2 * city.options.fault_every_ms) * 1000;
+    }
+
+    /// Takes every fault away.
+    pub fn heal(&mut self, city: &mut City) {
+        for (_, end) in std::mem::take(&mut self.ends) {
+            self.end(city, end);
+        }
+        city.net.lock().heal();
+        for at in 0..city.hosts.len() {
+            let host = &mut city.hosts[at];
+            host.paused_until_us = 0;
+            host.drift_ppm = 0;
+            host.clock.offset_ms.store(0, std::sync::atomic::Ordering::Relaxed);
+            host.disk.set_full(false);
+            host.disk.set_stall(None);
+            host.world.set_failing(0);
+            if !city.hosts[at].is_running() {
+                city.start(at);
+            }
+        }
+    }
+
+    fn draw(&mut self, city: &City) -> Option<Kind> {
+        let faults = city.options.faults;
+        let weights = [
+            (Kind::Crash, faults.crash),
+            (Kind::Power, faults.power),
+            (Kind::Pause, faults.pause),
+            (Kind::Partition, faults.partition),
+            (Kind::Cut, faults.cut),
+            (Kind::SlowLink, faults.slow_link),
+            (Kind::LossyLink, faults.lossy_link),
+            (Kind::Clock, faults.clock),
+            (Kind::DiskFull, faults.disk_full),
+            (Kind::DiskStall, faults.disk_stall),
+            (Kind::Driver, faults.driver),
+            (Kind::PowerAll, faults.power_all),
+        ];
+        let total: u64 = weights.iter().map(|(_, weight)| weight).sum();
+        if total == 0 {
+            return None;
+        }
+        let mut at = self.rng.below(total);
+        weights.into_iter().find_map(|(kind, weight)| {
+            if at < weight {
+                return Some(kind);
+            }
+            at -= weight;
+            None
+        })
+    }
+
+    fn begin(&mut self, city: &mut City, kind: Kind) {
+        let at = self.rng.below(city.hosts.len() as u64) as usize;
+        let name = city.hosts[at].name.to_string();
+        let for_us = self.rng.between(100, 20_000) * 1000;
+        let until_us = city.now_us() + for_us;
+        let for_ms = for_us / 1000;
+        match kind {
+            Kind::Crash => self.stop(city, at, until_us, false),
+            Kind::Power => self.stop(city, at, until_us, true),
+            Kind::PowerAll => {
+                for at in 0..city.hosts.len() {
+                    let until_us = city.now_us() + self.rng.between(100, 10_000) * 1000;
+                    self.stop(city, at, until_us, true);
+                }
+            }
+            Kind::Pause => {
+                city.say(&name, format!("stands still for {for_ms} ms"));
+                city.hosts[at].paused_until_us = until_us;
+            }
+            Kind::Partition => self.partition(city, until_us),
+            Kind::Cut => {
+                let to = self.rng.below(city.hosts.len() as u64) as usize;
+                city.say(&name, format!("nothing from it reaches {} for {for_ms} ms", city.hosts[to].name));
+                let (from, to) = (city.hosts[at].id, city.hosts[to].id);
+                city.net.lock().cut(from, to);
+                self.ends.push((until_us, End::HealNet));
+            }
+            Kind::SlowLink | Kind::LossyLink => self.bad_link(city, kind, at, until_us),
+            Kind::Clock => {
+                let offset_ms = self.rng.between(0, 20_000) as i64 - 10_000;
+                let drift_ppm = self.rng.between(0, 2_000) as i64 - 1_000;
+                city.say(&name, format!("its clock jumps by {offset_ms} ms and drifts {drift_ppm} ppm"));
+                city.hosts[at].clock.offset_ms.store(offset_ms, std::sync::atomic::Ordering::Relaxed);
+                city.hosts[at].drift_ppm = drift_ppm;
+            }
+            Kind::DiskFull => {
+                city.say(&name, format!("its disk is full for {for_ms} ms"));
+                city.hosts[at].disk.set_full(true);
+                self.ends.push((until_us, End::FreeDisk(at)));
+            }
+            Kind::DiskStall => {
+                city.say(&name, format!("its disk takes long for {for_ms} ms"));
+                city.hosts[at].disk.set_stall(Some(std::time::Duration::from_millis(self.rng.between(5, 400))));
+                self.ends.push((until_us, End::FreeDisk(at)));
+            }
+            Kind::Driver => {
+                city.say(&name, format!("its hypervisor fails often for {for_ms} ms"));
+                city.hosts[at].world.set_failing(self.rng.between(100, 900));
+                self.ends.push((until_us, End::Drivers(at)));
+            }
+        }
+    }
+
+    fn stop(&mut self, city: &mut City, at: usize, until_us: u64, power: bool) {
+        if !city.hosts[at].is_running() {
+            return;
+        }
+        let name = city.hosts[at].name.to_string();
+        city.say(&name, if power { "loses power" } else { "its process is killed" });
+        city.kill(at);
+        if power {
+            city.hosts[at].world.power_off();
+            city.hosts[at].disk.crash();
+        }
+        self.ends.push((until_us, End::Start(at)));
+    }
+
+    fn partition(&mut self, city: &City, until_us: u64) {
+        let side: Vec<bool> = city.hosts.iter().map(|_| self.rng.chance(500)).collect();
+        let both_ways = self.rng.chance(700);
+        let names = |of: bool| {
+            let on = city.hosts.iter().zip(&side).filter(|(_, side)| **side == of);
+            on.map(|(host, _)| host.name.to_string()).collect::<Vec<_>>().join(",")
+        };
+        let arrow = if both_ways { "|" } else { "-|" };
+        city.say("net", format!("partition {} {arrow} {}", names(true), names(false)));
+        let mut net = city.net.lock();
+        for (a, on_a) in city.hosts.iter().zip(&side) {
+            for (b, on_b) in city.hosts.iter().zip(&side) {
+                if on_a != on_b && (both_ways || *on_a) {
+                    net.cut(a.id, b.id);
+                }
+            }
+        }
+        self.ends.push((until_us, End::HealNet));
+    }
+
+    fn bad_link(&mut self, city: &City, kind: Kind, at: usize, until_us: u64) {
+        let to = self.rng.below(city.hosts.len() as u64) as usize;
+        let good = city.options.link;
+        let link = if kind == Kind::SlowLink {
+            Link { delay_us: self.rng.between(20_000, 400_000), ..good }
+        } else {
+            Link { loss_permille: self.rng.between(50, 500), ..good }
+        };
+        let (from, to) = (&city.hosts[at], &city.hosts[to]);
+        city.say(from.name.as_str(), format!("its link to {} is {link:?}", to.name));
+        city.net.lock().set_link(from.id, to.id, link);
+        self.ends.push((until_us, End::HealNet));
+    }
+
+    fn end(&mut self, city: &mut City, end: End) {
+        match end {
+            End::Start(at) if city.hosts[at].is_running() => {}
+            End::Start(at) => {
+                city.say(&city.hosts[at].name.to_string(), "starts");
+                city.start(at);
+            }
+            End::HealNet => {
+                city.say("net", "healed");
+                city.net.lock().heal();
+            }
+            End::FreeDisk(at) => {
+                city.say(&city.hosts[at].name.to_string(), "its disk is well again");
+                city.hosts[at].disk.set_full(false);
+                city.hosts[at].disk.set_stall(None);
+            }
+            End::Drivers(at) => {
+                city.say(&city.hosts[at].name.to_string(), "its hypervisor is well again");
+                city.hosts[at].world.set_failing(0);
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `scp-sim`: whole cities under a seed, in virtual time.
+//!
+//! Each seed runs in a process of its own: what a process remembers (interned strings, counters of the
+//! libraries) can then not differ between a seed run alone and the same seed run among others.
+
+use std::{
+    ops::Range,
+    process::{Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use scp_sim::{city::City, entropy};
+
+/// Simulates whole cities: the production code of node, agreement, state, scheduler and agent under
+/// virtual time, with faults
+#[derive(Debug, Parser)]
+#[command(name = "scp-sim", version)]
+struct Flags {
+    /// Run this seed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Run seeds A (inclusive) to B (exclusive)
+    #[arg(long, value_name = "A..B", value_parser = parse_range)]
+    seeds: Option<Range<u64>>,
+    /// Run seeds from this minute's on, for so many minutes
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// City of so many nodes, whatever the seed says
+    #[arg(long, value_parser = clap::value_parser!(u64).range(3..=9))]
+    nodes: Option<u64>,
+    /// Print what happens while it happens
+    #[arg(long)]
+    replay: bool,
+    /// Print the digest of everything that happened
+    #[arg(long)]
+    trace_hash: bool,
+}
+
+fn parse_range(text: &str) -> Result<Range<u64>, String> {
+    let (from, to) = text.split_once("..").ok_or("a range is A..B")?;
+    let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number"));
+    Ok(number(from)?..number(to)?)
+}
+
+fn main() -> Result<ExitCode> {
+    let flags = Flags::parse();
+    match (flags.seed, &flags.seeds, flags.minutes) {
+        (Some(seed), None, None) => Ok(one(seed, &flags)),
+        (None, Some(range), None) => many(range.clone(), None),
+        (None, None, Some(minutes)) => {
+            let first = u64::from(std::process::id()) << 20;
+            many(first..u64::MAX, Some(Duration::from_secs(60 * minutes)))
+        }
+        _ => bail!("give one of --seed N, --seeds A..B, --minutes M"),
+    }
+}
+
+fn one(seed: u64, flags: &Flags) -> ExitCode {
+    println!("seed {seed}");
+    let (replay, nodes) = (flags.replay, flags.nodes);
+    // A thread of its own: thread-local generators begin afresh.
+    let run = std::thread::spawn(move || {
+        let _seeded = entropy::seed(seed);
+        City::new(seed, nodes.map(|nodes| nodes as usize), replay).run()
+    });
+    let Ok(verdict) = run.join() else {
+        println!("verdict: PANIC with seed {seed}");
+        return ExitCode::FAILURE;
+    };
+    if flags.trace_hash {
+        println!("trace {:016x}", verdict.digest);
+    }
+    let work = format!(
+        "{} ms virtual, {} answered, {} rejected, {} repeated, {} VMs at the end",
+        verdict.virtual_ms, verdict.answered, verdict.rejected, verdict.failed, verdict.vms
+    );
+    match verdict.violation {
+        None => {
+            println!("verdict: ok ({work})");
+            ExitCode::SUCCESS
+        }
+        Some(violation) => {
+            if !replay {
+                println!("      time  who       what\n{}", verdict.report);
+            }
+            println!("verdict: VIOLATION with seed {seed}: {} ({work})", violation.0);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs seeds in processes of their own, as many at once as there are cores.
+fn many(range: Range<u64>, at_most: Option<Duration>) -> Result<ExitCode> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = std::sync::Mutex::new(range);
+    let failed = std::sync::Mutex::new(Vec::new());
+    let passed = std::sync::atomic::AtomicU64::new(0);
+    let begun = std::fs::metadata("/proc/self").and_then(|meta| meta.modified()).ok();
+    let over = || match (at_most, begun) {
+        (Some(limit), Some(begun)) => begun.elapsed().is_ok_and(|elapsed| elapsed > limit),
+        _ => false,
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(seed) = next.lock().ok().and_then(|mut range| range.next()) {
+                    if over() {
+                        return;
+                    }
+                    let run = Command::new(&program)
+                        .args(["--seed", &seed.to_string(), "--trace-hash"])
+                        .stdout(Stdio::piped())
+                        .output();
+                    report(seed, run, &failed, &passed);
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().context("a worker panicked")?;
+    let passed = passed.into_inner();
+    println!("{passed} passed, {} failed", failed.len());
+    for seed in &failed {
+        println!("again: scp-sim --seed {seed} --replay");
+    }
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn report(
+    seed: u64,
+    run: std::io::Result<std::process::Output>,
+    failed: &std::sync::Mutex<Vec<u64>>,
+    passed: &std::sync::atomic::AtomicU64,
+) {
+    let (ok, last) = match run {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let last: Vec<&str> = text.lines().rev().take(2).collect();
+            (output.status.success(), last.into_iter().rev().collect::<Vec<_>>().join("  "))
+        }
+        Err(error) => (false, error.to_string()),
+    };
+    println!("seed {seed:<8} {last}");
+    if ok {
+        passed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    } else if let Ok(mut failed) = failed.lock() {
+        failed.push(seed);
+    }
+}

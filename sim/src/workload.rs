@@ -1,0 +1,285 @@
+//! What the city is asked to do meanwhile, and what its answers promise.
+//!
+//! Clients send requests to any node, wait, and repeat an unanswered one with the same request id on
+//! another node, as the real client does. Their operations on registers (a project's quota of VMs: written
+//! by `SetQuota`, read linearizably) form a history for [`crate::linear`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use scp_api::cluster::{Cluster, ClusterError, Consistency};
+use scp_model::{
+    Actor, Answer, Command, DepartmentId, Digest, ImageId, Name, NodeId, ProjectId, Proposal, RequestId,
+    Resources, VmId,
+    command::{
+        CreateDepartment, CreateImage, CreateProject, CreateVm, DeleteVm, DrainNode, RebootVm, SetNodeSchedulable,
+        SetQuota, SetVmPower,
+    },
+    image::{ImageContent, ImageFormat, Visibility},
+    sandbox::{Power, RestartPolicy},
+    tenancy::Quota,
+    vm::VmSpec,
+};
+use uuid::Uuid;
+
+use crate::{
+    entropy::SplitMix,
+    linear::{Kind, Operation},
+};
+
+/// Projects whose quota is a register.
+pub const REGISTERS: u64 = 3;
+
+/// One request of one client, on its way.
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub client: usize,
+    pub request: RequestId,
+    pub what: What,
+}
+
+#[derive(Debug, Clone)]
+pub enum What {
+    Write(Command),
+    ReadRegister(ProjectId),
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    Answered(Answer),
+    Read(Option<u64>),
+    /// Unknown: repeated by the client.
+    Failed(String),
+}
+
+/// Outcomes that the simulation has not looked at yet.
+#[derive(Debug, Clone, Default)]
+pub struct Outcomes(Arc<Mutex<Vec<(Task, Outcome)>>>);
+
+impl Outcomes {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Task, Outcome)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn take(&self) -> Vec<(Task, Outcome)> {
+        std::mem::take(&mut *self.lock())
+    }
+}
+
+/// Carries one request out at a node; runs in that node's process, and dies with it.
+pub async fn carry_out(door: Arc<dyn Cluster>, task: Task, outcomes: Outcomes) {
+    let outcome = match &task.what {
+        What::Write(command) => {
+            let actor = Actor::Local(door.node());
+            let proposal = Proposal { request: task.request, actor, time: door.now(), command: command.clone() };
+            door.propose(proposal).await.map_or_else(|error| failed(&error), Outcome::Answered)
+        }
+        What::ReadRegister(project) => match door.read(Consistency::Linearizable).await {
+            Ok(snapshot) => Outcome::Read(snapshot.state.projects.get(project).map(|project| project.quota.vms)),
+            Err(error) => failed(&error),
+        },
+    };
+    outcomes.lock().push((task, outcome));
+}
+
+fn failed(error: &ClusterError) -> Outcome {
+    Outcome::Failed(error.to_string())
+}
+
+/// What all clients know together.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Acknowledged creations that nobody has asked to undo.
+    pub departments: BTreeSet<DepartmentId>,
+    pub vms: BTreeMap<VmId, Power>,
+    /// Whose deletion was asked for; may or may not be there.
+    pub leaving: BTreeSet<VmId>,
+    pub image: Option<ImageId>,
+    pub history: BTreeMap<ProjectId, Vec<Operation>>,
+    pub answered: u64,
+    pub rejected: u64,
+    pub failed: u64,
+    next: u64,
+}
+
+/// The project that every VM and image of the workload belongs to.
+pub const HOME: ProjectId = ProjectId::from_u128(1);
+
+pub fn register(number: u64) -> ProjectId {
+    ProjectId::from_u128(100 + u128::from(number))
+}
+
+impl Ledger {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// What has to be there before anything else can be asked for.
+    pub fn foundation(&mut self, held_by: NodeId) -> Vec<Command> {
+        let department = DepartmentId::from_u128(1);
+        let quota = Quota { vms: 0, ..Quota::default() };
+        let ample = Quota { vms: 1000, vcpus: 4000, memory_mib: 1 << 30, ..Quota::default() };
+        let project = |id, label: String, quota| {
+            Command::CreateProject(CreateProject { id, department, name: name(&label), quota })
+        };
+        let mut commands = vec![
+            Command::CreateDepartment(CreateDepartment { id: department, name: name("works") }),
+            project(HOME, "home".into(), ample),
+        ];
+        commands.extend((0..REGISTERS).map(|n| project(register(n), format!("register-{n}"), quota)));
+        let image = ImageId::from_u128(1);
+        self.image = Some(image);
+        commands.push(Command::CreateImage(Box::new(CreateImage {
+            id: image,
+            project: HOME,
+            name: name("image"),
+            visibility: Visibility::Public,
+            content: ImageContent {
+                format: ImageFormat::Raw,
+                size_bytes: 1 << 20,
+                virtual_size_bytes: 1 << 20,
+                digest: Digest([1; 32]),
+                manifest: Digest([2; 32]),
+            },
+            held_by,
+        })));
+        for n in 0..REGISTERS {
+            // The register's first value is written by its creation, before any client.
+            self.history.insert(
+                register(n),
+                vec![Operation { begun: 0, ended: Some(0), kind: Kind::Write(0) }],
+            );
+        }
+        commands
+    }
+
+    /// Draws the next request of a client.
+    pub fn draw(&mut self, rng: &mut SplitMix, nodes: &[NodeId]) -> What {
+        match rng.below(100) {
+            0..30 => What::ReadRegister(register(rng.below(REGISTERS))),
+            30..55 => {
+                let project = register(rng.below(REGISTERS));
+                let quota = Quota { vms: self.number(), ..Quota::default() };
+                What::Write(Command::SetQuota(SetQuota { project, quota }))
+            }
+            55..70 => {
+                let number = self.number();
+                let id = DepartmentId::from_u128(1000 + u128::from(number));
+                What::Write(Command::CreateDepartment(CreateDepartment { id, name: name(&format!("d{number}")) }))
+            }
+            70..82 => What::Write(self.create_vm(rng)),
+            82..97 => self.change_vm(rng),
+            _ => What::Write(node_command(rng, nodes)),
+        }
+    }
+
+    fn create_vm(&mut self, rng: &mut SplitMix) -> Command {
+        let number = self.number();
+        let spec = VmSpec {
+            name: name(&format!("vm-{number}")),
+            project: HOME,
+            flavor: name("tiny"),
+            resources: Resources { vcpus: 1, memory_mib: 64 * rng.between(1, 4), disk_mib: 16 },
+            image: self.image.unwrap_or_default(),
+            ssh_keys: Vec::new(),
+            user_data: Vec::new(),
+            mac: [2, 0, 0, (number >> 16) as u8, (number >> 8) as u8, number as u8],
+            zone: None,
+            anti_affinity: rng.chance(200).then(|| name("apart")),
+            restart: *rng.pick(&[RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never]),
+            power: Power::Running,
+            reboots: 0,
+        };
+        Command::CreateVm(Box::new(CreateVm { id: VmId::from_u128(u128::from(number)), spec }))
+    }
+
+    fn change_vm(&mut self, rng: &mut SplitMix) -> What {
+        let known: Vec<VmId> = self.vms.keys().copied().collect();
+        if known.is_empty() {
+            return What::Write(self.create_vm(rng));
+        }
+        let vm = *rng.pick(&known);
+        What::Write(match rng.below(4) {
+            0 => {
+                self.leaving.insert(vm);
+                self.vms.remove(&vm);
+                Command::DeleteVm(DeleteVm { vm })
+            }
+            1 => Command::RebootVm(RebootVm { vm }),
+            2 => Command::SetVmPower(SetVmPower { vm, power: Power::Stopped }),
+            _ => Command::SetVmPower(SetVmPower { vm, power: Power::Running }),
+        })
+    }
+
+    /// Takes an answer in.
+    pub fn answered(&mut self, begun: u64, now: u64, task: &Task, outcome: &Outcome) {
+        match (outcome, &task.what) {
+            (Outcome::Failed(_), _) => self.failed += 1,
+            (Outcome::Read(value), What::ReadRegister(project)) => {
+                self.answered += 1;
+                let kind = Kind::Read(*value);
+                self.record(*project, Operation { begun, ended: Some(now), kind });
+            }
+            (Outcome::Answered(answer), What::Write(command)) => match &answer.result {
+                Ok(()) => {
+                    self.answered += 1;
+                    self.acknowledged(begun, now, command);
+                }
+                Err(_) => self.rejected += 1,
+            },
+            (Outcome::Read(_), What::Write(_)) | (Outcome::Answered(_), What::ReadRegister(_)) => {
+                unreachable!("a read is answered by a read, a write by an answer")
+            }
+        }
+    }
+
+    /// A write that never got an answer may still have taken effect.
+    pub fn abandoned(&mut self, begun: u64, task: &Task) {
+        if let What::Write(Command::SetQuota(set)) = &task.what {
+            let kind = Kind::Write(set.quota.vms);
+            self.record(set.project, Operation { begun, ended: None, kind });
+        }
+    }
+
+    fn acknowledged(&mut self, begun: u64, now: u64, command: &Command) {
+        match command {
+            Command::SetQuota(set) => {
+                let kind = Kind::Write(set.quota.vms);
+                self.record(set.project, Operation { begun, ended: Some(now), kind });
+            }
+            Command::CreateDepartment(create) => {
+                self.departments.insert(create.id);
+            }
+            Command::CreateVm(create) => {
+                self.vms.insert(create.id, Power::Running);
+            }
+            _ => {}
+        }
+    }
+
+    fn record(&mut self, project: ProjectId, operation: Operation) {
+        self.history.entry(project).or_default().push(operation);
+    }
+}
+
+fn node_command(rng: &mut SplitMix, nodes: &[NodeId]) -> Command {
+    let node = *rng.pick(nodes);
+    match rng.below(4) {
+        0 => Command::DrainNode(DrainNode { node }),
+        1 => Command::SetNodeSchedulable(SetNodeSchedulable { node, schedulable: false }),
+        _ => Command::SetNodeSchedulable(SetNodeSchedulable { node, schedulable: true }),
+    }
+}
+
+pub fn name(text: &str) -> Name {
+    Name::new(text).expect("the simulation's names are names")
+}
+
+/// A request id from the seed.
+pub fn request_id(rng: &mut SplitMix) -> RequestId {
+    RequestId(Uuid::from_u64_pair(rng.next(), rng.next()))
+}

@@ -8,9 +8,10 @@
 //!       └── follow ◀────────────────────────────────────┴─────────────── hands ◀───────────┘
 //! ```
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use futures::FutureExt;
 use scp_mesh::{Clock, Members, Observer, Transport, gossip::cell::Roster, observe::Watchlist};
 use scp_raft::{Disk, Raft};
 use tokio::{sync::watch, time::Instant};
@@ -113,9 +114,16 @@ impl Core {
         self.spawn(async move { issuer.keep_key(raft, ports.transport, stop).await });
     }
 
-    /// Runs a further loop of this node; it ends with [`Core::stopping`].
+    /// Runs a further loop of this node; it ends with [`Core::stopping`]. A loop that panics takes the
+    /// process down: half a node would keep what the other half no longer does, a dead one is replaced by
+    /// its peers and started again by its service manager. VMs go on running.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
+        self.tasks.spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                tracing::error!("a loop of this node panicked; the process ends");
+                std::process::abort();
+            }
+        });
     }
 
     /// Cancelled when the node goes down.

@@ -1,6 +1,6 @@
 //! The API's door: [`Cluster`] as this node fulfils it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;

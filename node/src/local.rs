@@ -12,7 +12,7 @@ use axum::{
 use data_encoding::BASE32_NOPAD;
 use scp_api::{
     local::{LocalInit, LocalInitialised, LocalJoin, LocalJoined, LocalStatus},
-    password,
+    server::{PasswordCost, password},
     v1::{PROBLEM_JSON, Problem},
 };
 use scp_mesh::JoinToken;
@@ -80,8 +80,8 @@ async fn init(
     let names = names(asked.node_name, asked.zone)?;
     let made = if asked.admin_password.is_none() { Some(make_password()) } else { None };
     let password = asked.admin_password.or_else(|| made.clone()).unwrap_or_default();
-    let hash =
-        password::hash(&password).map_err(|why| LifeError::Invalid { field: "admin_password", why })?;
+    let hash = password::hash(PasswordCost::default(), &password)
+        .map_err(|why| LifeError::Invalid { field: "admin_password", why })?;
     let member = daemon.init(city, country, names, hash).await?;
     let join_token = first_token(&member).await?;
     let state = member.proposer.published.state();

@@ -8,7 +8,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
 use axum::Router;
-use scp_api::cluster::{Cluster, JoinHint};
+use scp_api::{
+    cluster::{Cluster, JoinHint},
+    server::{Api, Options},
+};
 use scp_mesh::{Clock, Identity, IdentityDirectory, Mesh, MeshConfig, Transport, certificate};
 use scp_model::NodeId;
 use scp_raft::FileDisk;
@@ -127,14 +130,8 @@ struct Opening {
 fn open_doors(start: &Start, core: &Core, door: &Arc<dyn Cluster>, opening: Opening) -> Result<Router> {
     let stop = core.stopping();
     let https = serve::Certificate::new(start.identity.chain(), start.identity.key.to_tls())?;
-    let options = scp_api::Options::default();
-    let router = scp_api::router(door.clone(), options.clone());
-    let served = serve::https(opening.listener, https.clone(), router, stop.clone());
-    core.spawn(async move {
-        if let Err(error) = served.await {
-            tracing::error!(%error, "HTTPS has ended");
-        }
-    });
+    let api = Api::new(door.clone(), Options::default());
+    core.spawn(serve::https(opening.listener, serve::tls(https.clone())?, api.router(), stop.clone()));
     let profile = Profile {
         proposer: core.proposer.clone(),
         server: start.server.clone(),
@@ -149,5 +146,5 @@ fn open_doors(start: &Start, core: &Core, door: &Arc<dyn Cluster>, opening: Open
         https,
     };
     core.spawn(renewal.run(start.identity.clone(), stop));
-    Ok(scp_api::router_local(door.clone(), options))
+    Ok(api.router_local())
 }

@@ -17,7 +17,10 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -46,6 +49,9 @@ use crate::{
 pub(crate) const IDLE: Duration = Duration::from_secs(5);
 /// A quiet connection is kept with a ping: three of them fit into [`IDLE`], so two may be lost.
 const KEEP_ALIVE: Duration = Duration::from_millis(1_500);
+/// Assumed before the first answer; a lost first packet is repeated after three times this. Cities are
+/// wider than a room and smaller than a continent.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Unread bytes of one stream: a chunk's worth, so that a transfer runs at full speed.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// Unread bytes of one connection.
@@ -102,6 +108,8 @@ pub(crate) struct Shared {
     papers: Mutex<Papers>,
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     inboxes: Mutex<Inboxes>,
+    /// The socket is ours to let go of.
+    owns_socket: AtomicBool,
     pub(crate) cancel: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -130,7 +138,9 @@ impl Mesh {
         let runtime: Arc<dyn Runtime> = Arc::new(quinn::TokioRuntime);
         let socket = std::net::UdpSocket::bind(config.listen).map_err(listen)?;
         let socket = runtime.wrap_udp_socket(socket).map_err(listen)?;
-        Self::start_on(socket, runtime, identity, ports)
+        let mesh = Self::start_on(socket, runtime, identity, ports)?;
+        mesh.shared.owns_socket.store(true, Ordering::Relaxed);
+        Ok(mesh)
     }
 
     /// As [`Mesh::start`], on a socket and runtime of the caller's: a simulated network, for one.
@@ -156,6 +166,7 @@ impl Mesh {
             papers: Mutex::new(Papers::new(&identity, client)),
             peers: Mutex::default(),
             inboxes: Mutex::default(),
+            owns_socket: AtomicBool::new(false),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -200,7 +211,7 @@ impl Mesh {
         peers
     }
 
-    /// Says goodbye to all peers and stops. Requests under way fail.
+    /// Says goodbye to all peers, stops and frees the port. Requests under way fail.
     pub async fn shutdown(&self) {
         let shared = &self.shared;
         shared.cancel.cancel();
@@ -212,6 +223,9 @@ impl Mesh {
         };
         // A peer that is dead does not confirm; it is not waited for.
         let _ = tokio::time::timeout(GOODBYE, gone).await;
+        if shared.owns_socket.load(Ordering::Relaxed) {
+            shared.let_go_of_the_port();
+        }
     }
 }
 
@@ -276,8 +290,13 @@ impl Shared {
         self.peers.lock().expect("nothing panics while it holds this lock")
     }
 
+    /// The member that is known to listen at the address.
     pub(crate) fn peer_at(&self, address: SocketAddr) -> Option<NodeId> {
-        self.peers().values().find(|peer| peer.address() == Some(address)).map(|peer| peer.id)
+        let members = self.ports.members.borrow().clone();
+        let is_member = |id: &NodeId| members.as_ref().is_none_or(|members| members.contains_key(id));
+        let peers = self.peers();
+        let mut there = peers.values().filter(|peer| peer.address() == Some(address)).map(|peer| peer.id);
+        there.find(is_member)
     }
 
     fn links(&self) -> Vec<Arc<crate::peer::Link>> {
@@ -309,6 +328,20 @@ impl Shared {
         }
     }
 
+    /// quinn closes its socket when the last handle is dropped, and handles like ours may live on. Moving
+    /// the closed endpoint elsewhere frees the port for the next mesh at once.
+    fn let_go_of_the_port(&self) {
+        // Connections hold the socket too.
+        self.peers().clear();
+        // quinn keeps the previous socket for packets that are under way: the second move drops ours.
+        for _ in 0..2 {
+            let elsewhere = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0));
+            if let Err(error) = elsewhere.and_then(|socket| self.endpoint.rebind(socket)) {
+                tracing::warn!(%error, "the mesh's port stays taken until the process ends");
+            }
+        }
+    }
+
     /// Runs a task until it is done or the mesh is shut down.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let cancel = self.cancel.clone();
@@ -329,7 +362,7 @@ pub(crate) fn peer_chain(
     identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok().map(|chain| *chain)
 }
 
-/// Cuts off whoever the state no longer knows, and forgets where it was.
+/// Cuts off whoever the state no longer knows.
 async fn follow_members(shared: Arc<Shared>) {
     let mut members = shared.ports.members.clone();
     loop {
@@ -338,7 +371,8 @@ async fn follow_members(shared: Arc<Shared>) {
             for link in shared.links().into_iter().filter(|link| !now.contains_key(&link.peer)) {
                 link.close(CloseCode::NotAMember, "the node was removed from the city");
             }
-            shared.peers().retain(|id, _| now.contains_key(id));
+            // One with an address may be a member by the next change; the node forgets it by itself.
+            shared.peers().retain(|id, peer| now.contains_key(id) || peer.address().is_some());
         }
         if members.changed().await.is_err() {
             return;
@@ -365,6 +399,7 @@ pub(crate) fn transport_config() -> TransportConfig {
     transport
         .max_idle_timeout(Some(IdleTimeout::try_from(IDLE).expect("5 s fit into a QUIC varint")))
         .keep_alive_interval(Some(KEEP_ALIVE))
+        .initial_rtt(INITIAL_RTT)
         .max_concurrent_bidi_streams(streams.into())
         .max_concurrent_uni_streams(messages.into())
         .stream_receive_window(STREAM_WINDOW_BYTES.into())

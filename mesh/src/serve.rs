@@ -28,6 +28,8 @@ const HANDSHAKES_UNPROVEN_MAX: usize = 64;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Strangers served at once: a rack of servers joining together.
 const STRANGERS_MAX: usize = 64;
+/// Beyond the caller's deadline, so that its own timer ends first and it knows a timeout from a break.
+const DEADLINE_GRACE: Duration = Duration::from_secs(1);
 /// A caller that opened a stream has this long to say what it wants.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -121,21 +123,22 @@ async fn request(shared: Arc<Shared>, peer: Arc<Peer>, link: Arc<Link>, mut stre
     let opened = match opening.await {
         Ok(Ok(opened)) => opened,
         Ok(Err(refusal)) => return refuse(streams, &refusal).await,
-        Err(_) => return,
+        Err(_) => return give_up(streams),
     };
     let Opened { preamble, body, permit, room: _room } = opened;
+    let deadline = preamble.deadline + DEADLINE_GRACE;
     match preamble.kind {
         Kind::Request => {
-            // The caller is gone after its deadline: nobody would read the answer.
+            // Nobody would read an answer after the deadline.
             let answering = shared.ports.service.answer(link.peer, preamble.lane, body);
-            let Ok(answer) = timeout(preamble.deadline, answering).await else { return };
+            let Ok(answer) = timeout(deadline, answering).await else { return give_up(streams) };
             let answer = wire::bounded_answer(preamble.lane, answer);
             reply(&mut streams.0, answer.as_deref()).await;
             let _ = streams.0.finish();
         }
         Kind::Stream => {
             let accepting = shared.ports.service.stream(link.peer, body);
-            let Ok(accepted) = timeout(preamble.deadline, accepting).await else { return };
+            let Ok(accepted) = timeout(deadline, accepting).await else { return give_up(streams) };
             match accepted {
                 Ok(handler) => {
                     reply(&mut streams.0, Ok(&[])).await;
@@ -215,6 +218,12 @@ async fn refuse(mut streams: Streams, refusal: &Refusal) {
     let _ = streams.1.stop(0u32.into());
     reply(&mut streams.0, Err(refusal)).await;
     let _ = streams.0.finish();
+}
+
+/// Tells the caller that no answer comes; a stream that is merely dropped would look like an empty one.
+fn give_up(mut streams: Streams) {
+    // An error means that the caller is gone already.
+    let _ = streams.0.reset(0u32.into());
 }
 
 async fn messages(shared: &Arc<Shared>, peer: &Arc<Peer>, link: &Arc<Link>) {

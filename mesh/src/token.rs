@@ -53,7 +53,7 @@ pub struct JoinToken {
 /// Why a text is not a join token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    #[error("a join token begins with SCP-; make one with: scpctl token create --join")]
+    #[error("a join token begins with SCP-; an operator makes one with: scpctl token create")]
     Prefix,
     #[error("{0:?} cannot stand in a join token, which has the letters A to Z and the digits 2 to 7")]
     Character(char),

@@ -145,7 +145,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
+        #![proptest_config(ProptestConfig::with_cases(8))]
 
         #[test]
         fn cells_are_small_and_each_member_is_in_exactly_one(ids in ids()) {

@@ -77,7 +77,7 @@ fn client_endpoint(address: SocketAddr) -> Result<quinn::Endpoint, JoinError> {
 }
 
 /// A stranger's papers: its own key, signed by itself.
-fn stranger_config(key: &NodeKey, now: Timestamp) -> Result<quinn::ClientConfig, String> {
+pub(super) fn stranger_config(key: &NodeKey, now: Timestamp) -> Result<quinn::ClientConfig, String> {
     let pair = KeyPair::try_from(key.pkcs8()).map_err(|error| error.to_string())?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

@@ -73,12 +73,12 @@ impl JoinRefusal {
                     .into()
             }
             Self::NameTaken { .. } => {
-                "Give this server another name: scpctl join ADDRESS TOKEN --name NAME. If the old node is \
+                "Give this server another name: scpctl join ADDRESS TOKEN --node-name NAME. If the old node is \
                  gone for good, an operator removes it: scpctl node remove NAME --force"
                     .into()
             }
             Self::AddressTaken { .. } => {
-                "Give this server an address of its own (scpd --advertise ADDRESS), or, if the old node is \
+                "Give this server an address of its own in the configuration of scpd, or, if the old node is \
                  gone for good, an operator removes it: scpctl node remove NAME --force"
                     .into()
             }

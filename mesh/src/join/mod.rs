@@ -35,8 +35,8 @@ pub use self::{
 /// The most that the clocks of a joining server and the city may differ, in milliseconds.
 pub const CLOCK_SKEW_MS_MAX: u64 = 5_000;
 
-/// Someone who is no member; what the handshake proved of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Someone who is no member; what the handshake proved of them. Can be passed on to the leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stranger {
     /// The stranger has its private half.
     pub public_key: PublicKey,
@@ -83,3 +83,6 @@ pub struct JoinReply {
     /// Raft index at which the node was admitted.
     pub admitted_at: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,23 +27,27 @@ pub struct Seat {
 
 /// The observers of a node, the first choice first; fewer than three only in a city of three or less.
 pub fn observers_of(subject: NodeId, seats: &[Seat]) -> Vec<NodeId> {
-    let own_zone = seats.iter().find(|seat| seat.node == subject).map(|seat| &seat.zone);
-    let mut candidates: Vec<_> = seats.iter().filter(|seat| seat.node != subject).collect();
-    candidates.sort_unstable_by_key(|seat| (draw(subject, seat.node), seat.node));
-    let mut seen_of_zone: BTreeMap<&Name, usize> = BTreeMap::new();
-    let mut ranked: Vec<_> = candidates
-        .into_iter()
-        .enumerate()
-        .map(|(order, seat)| {
-            let seen = seen_of_zone.entry(&seat.zone).or_default();
-            let rank = *seen;
-            *seen += 1;
-            ((rank, own_zone == Some(&seat.zone), order), seat.node)
-        })
-        .collect();
-    ranked.sort_unstable();
     let count = if seats.len() >= LARGE_CITY { OBSERVERS_LARGE } else { OBSERVERS_SMALL };
-    ranked.into_iter().take(count).map(|(_, node)| node).collect()
+    let own_zone = seats.iter().find(|seat| seat.node == subject).map(|seat| &seat.zone);
+    // Nobody beyond the first `count` of a zone can be chosen, so no more of them are kept: one pass over
+    // the city, not a sort of it.
+    let mut zones: BTreeMap<&Name, Vec<(u64, NodeId)>> = BTreeMap::new();
+    for seat in seats.iter().filter(|seat| seat.node != subject) {
+        let first = zones.entry(&seat.zone).or_default();
+        let candidate = (draw(subject, seat.node), seat.node);
+        let rank = first.partition_point(|other| *other < candidate);
+        if rank < count {
+            first.insert(rank, candidate);
+            first.truncate(count);
+        }
+    }
+    let ranked = zones.into_iter().flat_map(|(zone, first)| {
+        let is_own = own_zone == Some(zone);
+        first.into_iter().enumerate().map(move |(rank, candidate)| (rank, is_own, candidate))
+    });
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_unstable();
+    ranked.into_iter().take(count).map(|(_, _, (_, node))| node).collect()
 }
 
 fn draw(subject: NodeId, candidate: NodeId) -> u64 {

@@ -1,0 +1,223 @@
+//! Failure detection in virtual time over links in memory, and heartbeats over real QUIC.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use scp_mesh::{
+    JoinRefusal, JoinReply, JoinRequest, Lane, Observer, Refusal, Service, Stranger, StreamHandler,
+    Transport, Verdict,
+    memory::MemoryNetwork,
+    observe::{CityView, Seat, Watchlist},
+    suite::Echo,
+};
+use scp_model::NodeId;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::city::{City, introduce, name, until};
+
+/// A service that passes silence questions to its observer.
+#[derive(Default)]
+struct Watching {
+    observer: Mutex<Option<Observer>>,
+}
+
+#[async_trait]
+impl Service for Watching {
+    async fn answer(&self, _: NodeId, lane: Lane, request: Bytes) -> Result<Bytes, Refusal> {
+        assert_eq!(lane, Lane::Probe);
+        let observer = self.observer.lock().unwrap().clone();
+        observer.expect("it is started before anyone asks").answer(&request)
+    }
+
+    async fn stream(&self, from: NodeId, opening: Bytes) -> Result<StreamHandler, Refusal> {
+        Echo::new().stream(from, opening).await
+    }
+
+    async fn join(&self, from: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+        Echo::new().join(from, request).await
+    }
+}
+
+const LEADER: NodeId = NodeId(1);
+
+struct Scene {
+    network: MemoryNetwork,
+    observers: BTreeMap<NodeId, Observer>,
+    list: watch::Sender<Arc<Watchlist>>,
+    count: u64,
+}
+
+impl Scene {
+    fn new(count: u64) -> Self {
+        let zone = |id: u64| name(["a", "b", "c"][(id % 3) as usize]);
+        let seats = (1..=count).map(|id| Seat { node: NodeId(id), zone: zone(id) }).collect();
+        let list = watch::Sender::new(Arc::new(Watchlist { seats, leader: Some(LEADER) }));
+        let mut scene = Self { network: MemoryNetwork::new(), observers: BTreeMap::new(), list, count };
+        (1..=count).for_each(|id| scene.start(NodeId(id)));
+        scene
+    }
+
+    fn start(&mut self, node: NodeId) {
+        let service = Arc::new(Watching::default());
+        let transport: Arc<dyn Transport> = self.network.join(node, service.clone());
+        let observer = Observer::start(transport, self.list.subscribe());
+        *service.observer.lock().unwrap() = Some(observer.clone());
+        self.observers.insert(node, observer);
+    }
+
+    fn kill(&mut self, node: NodeId) {
+        self.observers.remove(&node).expect("it runs").shutdown();
+        self.network.leave(node);
+    }
+
+    fn leader(&self) -> &Observer {
+        &self.observers[&LEADER]
+    }
+
+    /// What a leader does: looks at all every 100 ms, examines who is silent. Gives the first verdict
+    /// and when it fell.
+    async fn first_death(&self, within: Duration) -> Option<(NodeId, Duration)> {
+        let began = Instant::now();
+        while began.elapsed() < within {
+            let silences = self.leader().silences();
+            let silent = silences.iter().filter(|(_, ms)| *ms >= 1_000).count();
+            let city = CityView { nodes: self.count as usize, silent };
+            for (node, _) in silences {
+                match self.leader().examine(node, city).await {
+                    Verdict::Dead(evidence) => {
+                        assert!(evidence.leader_silence_ms >= 2_400);
+                        return Some((node, began.elapsed()));
+                    }
+                    Verdict::Alive | Verdict::Suspect => {}
+                }
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        None
+    }
+}
+
+/// Heartbeats run, everyone has heard everyone.
+async fn settled(scene: &Scene) {
+    sleep(Duration::from_secs(2)).await;
+    assert!(scene.leader().silences().iter().all(|(_, ms)| *ms <= 200));
+    assert_eq!(scene.leader().silences().len() as u64, scene.count - 1, "the leader watches all");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_node_is_declared_dead_within_three_seconds() {
+    for count in [2, 3, 5, 9, 20] {
+        let mut scene = Scene::new(count);
+        settled(&scene).await;
+        let victim = NodeId(count);
+        scene.kill(victim);
+        let (dead, after) = scene.first_death(Duration::from_secs(10)).await.expect("it is noticed");
+        assert_eq!(dead, victim);
+        assert!(after <= Duration::from_secs(3), "{count} nodes: after {after:?}");
+        assert!(after >= Duration::from_secs(2), "{count} nodes: after {after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stalls_for_two_seconds_is_not_declared_dead() {
+    for phase_ms in [0, 40, 80, 120, 149] {
+        let scene = Scene::new(5);
+        settled(&scene).await;
+        sleep(Duration::from_millis(phase_ms)).await;
+        let stalled = NodeId(5);
+        let others = (1..5).map(NodeId);
+        others.clone().for_each(|other| scene.network.cut(stalled, other));
+        let resume = async {
+            sleep(Duration::from_secs(2)).await;
+            others.for_each(|other| scene.network.heal(stalled, other));
+        };
+        let (death, ()) = tokio::join!(scene.first_death(Duration::from_secs(6)), resume);
+        assert_eq!(death, None, "phase {phase_ms}");
+        assert!(scene.leader().last_heard(stalled).is_some_and(|ms| ms <= 200));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_only_the_leader_cannot_hear_is_not_dead() {
+    let scene = Scene::new(5);
+    settled(&scene).await;
+    scene.network.cut(NodeId(5), LEADER);
+    assert_eq!(scene.first_death(Duration::from_secs(20)).await, None);
+    assert!(scene.leader().silence(NodeId(5)).is_some_and(|ms| ms > 15_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_declares_nobody_dead() {
+    let scene = Scene::new(5);
+    settled(&scene).await;
+    for other in (2..=5).map(NodeId) {
+        scene.network.cut(other, LEADER);
+        scene.network.cut(LEADER, other);
+    }
+    assert_eq!(scene.first_death(Duration::from_secs(20)).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_back_is_heard() {
+    let mut scene = Scene::new(3);
+    settled(&scene).await;
+    scene.kill(NodeId(3));
+    scene.first_death(Duration::from_secs(5)).await.expect("it is noticed");
+    assert!(scene.leader().last_heard(NodeId(3)).is_some_and(|ms| ms > 2_000));
+    scene.start(NodeId(3));
+    sleep(Duration::from_millis(400)).await;
+    assert!(scene.leader().last_heard(NodeId(3)).is_some_and(|ms| ms <= 200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_watches_all_from_then_on() {
+    let scene = Scene::new(12);
+    settled(&scene).await;
+    scene.list.send_modify(|list| {
+        let seats = list.seats.clone();
+        *list = Arc::new(Watchlist { seats, leader: Some(NodeId(2)) });
+    });
+    sleep(Duration::from_secs(1)).await;
+    let silences = scene.observers[&NodeId(2)].silences();
+    assert_eq!(silences.len(), 11);
+    assert!(silences.iter().all(|(_, ms)| *ms <= 200));
+    assert!(scene.leader().silences().len() < 11, "the former leader watches its share");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_travel_as_datagrams_of_the_mesh() {
+    let city = City::new();
+    let services: Vec<Arc<Watching>> = (0..3).map(|_| Arc::default()).collect();
+    let mut nodes = vec![];
+    for service in &services {
+        nodes.push(city.start(&city.member(), service.clone()).await);
+    }
+    introduce(&nodes);
+    let seats = nodes.iter().map(|node| Seat { node: node.node(), zone: name("z") }).collect();
+    let list = Arc::new(Watchlist { seats, leader: Some(nodes[0].node()) });
+    let (_keep, list) = watch::channel(list);
+    let observers: Vec<_> =
+        nodes.iter().map(|node| Observer::start(Arc::new(node.clone()), list.clone())).collect();
+    for (service, observer) in services.iter().zip(&observers) {
+        *service.observer.lock().unwrap() = Some(observer.clone());
+    }
+    let (leader, subject) = (&observers[0], nodes[2].node());
+    until("the leader hears the others", || {
+        nodes[1..].iter().all(|node| leader.last_heard(node.node()).is_some())
+    })
+    .await;
+    let reports = leader.ask(subject, Duration::from_secs(10)).await;
+    assert!(matches!(reports[..], [(observer, Some(_))] if observer == nodes[1].node()), "{reports:?}");
+    observers[2].shutdown();
+    nodes[2].shutdown().await;
+    until("the silence is noticed", || leader.silence(subject).is_some_and(|ms| ms >= 1_000)).await;
+    assert!(leader.last_heard(nodes[1].node()).is_some_and(|ms| ms < 1_000), "the other is still heard");
+}

@@ -89,9 +89,14 @@ impl App {
             Door::Socket(path) => self.over(&path).await?,
             Door::Https(client) => client,
         };
-        let client = client.with_deadline(DEADLINE);
+        let client = client.with_deadline(self.deadline());
         let consistency = if self.global.stale { Consistency::Stale } else { Consistency::Linearizable };
         Ok(client.with_consistency(consistency))
+    }
+
+    /// How long a call may take; whoever waits for less than that in all does not wait for it either.
+    pub fn deadline(&self) -> Duration {
+        DEADLINE.min(Duration::from_secs(self.global.timeout))
     }
 
     fn door(&self) -> Result<Door> {

@@ -102,7 +102,7 @@ pub struct Global {
     /// Wait until it is really done, and show the progress
     #[arg(long, short, global = true)]
     pub wait: bool,
-    /// How long to wait
+    /// How long to wait, with --wait and for a city that does not answer
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 300)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,

@@ -25,26 +25,30 @@ pub struct Args {
     /// Everything after this sequence number that is still kept
     #[arg(long, value_name = "SEQUENCE")]
     since: Option<u64>,
+    /// Everything that is still kept
+    #[arg(long, short, conflicts_with = "since")]
+    all: bool,
     /// Only about this kind of thing: vm, node, image, user, …
     #[arg(long, value_name = "KIND")]
     about: Option<String>,
     /// Only about the thing with this id
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// How many of the newest, without --since
+    /// How many of the newest, without --since and --all
     #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=v1::LIMIT_MAX))]
     last: u64,
 }
 
 pub async fn run(args: &Args, app: &App) -> Result<()> {
     let client = app.client().await?;
+    let forward = args.all || args.since.is_some();
     let mut query = v1::EventQuery {
         after: args.since,
         subject_kind: args.about.clone(),
         subject_id: args.id.clone(),
         project: app.global.project.clone(),
-        limit: Some(if args.since.is_some() { v1::LIMIT_MAX } else { args.last }),
-        newest: args.since.is_none(),
+        limit: Some(if forward { v1::LIMIT_MAX } else { args.last }),
+        newest: !forward,
         consistency: None,
     };
     loop {

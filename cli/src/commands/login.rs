@@ -67,7 +67,7 @@ pub async fn run(args: &Args, app: &App) -> Result<()> {
         context.nodes.retain(|known| *known != node);
         context.nodes.insert(0, node);
     }
-    let client = client(&context, wanted.as_deref())?;
+    let client = client(&context, wanted.as_deref())?.with_deadline(app.deadline());
     let user =
         args.user.clone().or(context.user.clone()).ok_or_else(|| {
             CliError::usage("who logs in?").remedy("name the user: scpctl login --user NAME")

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod city;
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},

@@ -29,6 +29,8 @@ use crate::{
 
 /// Port of a node's HTTPS when `--node` does not say.
 pub const API_PORT: u16 = 8443;
+/// Port of a node's mesh when `join` is given none.
+pub const MESH_PORT: u16 = 7600;
 /// A call is repeated at other nodes for this long: longer than any election, short enough for a person.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -191,16 +193,20 @@ impl App {
     }
 }
 
-/// `host:port`, with the usual port where none is given. A bare IPv6 address gets its brackets.
+/// `host:port` of a node's HTTPS.
 pub fn address(text: &str) -> String {
-    let text = text.trim_start_matches("https://").trim_end_matches('/');
+    with_port(text.trim_start_matches("https://").trim_end_matches('/'), API_PORT)
+}
+
+/// `host:port`, with that port where none is given. A bare IPv6 address gets its brackets.
+pub fn with_port(text: &str, port: u16) -> String {
     if text.parse::<std::net::Ipv6Addr>().is_ok() {
-        return format!("[{text}]:{API_PORT}");
+        return format!("[{text}]:{port}");
     }
-    let has_port = text.rsplit_once(':').is_some_and(|(host, port)| {
-        port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+    let has_port = text.rsplit_once(':').is_some_and(|(host, given)| {
+        given.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
     });
-    if has_port { text.to_owned() } else { format!("{text}:{API_PORT}") }
+    if has_port { text.to_owned() } else { format!("{text}:{port}") }
 }
 
 /// The wall clock: only to tell how long ago something was, and whether a token has expired.

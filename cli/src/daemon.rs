@@ -34,6 +34,8 @@ const LAST_WORDS_LINES: usize = 5;
 #[derive(Debug, Clone)]
 pub struct Daemon {
     pub socket: PathBuf,
+    /// Given to `scpd --listen` when set.
+    pub listen: Option<String>,
     /// Given to `scpd --data-dir` when set.
     pub data_dir: Option<PathBuf>,
     /// Given to `scpd --config` when set.
@@ -82,6 +84,9 @@ impl Daemon {
         let mut command = Command::new(program);
         if self.socket != Path::new(scp_api::local::SOCKET_PATH) {
             command.arg("--socket").arg(&self.socket);
+        }
+        if let Some(address) = &self.listen {
+            command.arg("--listen").arg(address);
         }
         if let Some(directory) = &self.data_dir {
             command.arg("--data-dir").arg(directory);

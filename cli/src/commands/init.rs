@@ -50,6 +50,9 @@ pub struct Server {
     /// What dies together with this server: a rack, a room, a site
     #[arg(long, value_name = "NAME")]
     pub zone: Option<String>,
+    /// This server's address, when scpd has to be started here
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
     /// Where scpd keeps its data, when it has to be started here
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -65,6 +68,7 @@ impl Server {
     pub fn daemon(&self, app: &App) -> Daemon {
         Daemon {
             socket: app.socket().to_owned(),
+            listen: self.listen.clone(),
             data_dir: self.data_dir.clone(),
             config: self.config.clone(),
             no_start: self.no_start,

@@ -10,7 +10,7 @@ use scp_api::{
 use tokio::time::Instant;
 
 use crate::{
-    app::App,
+    app::{App, MESH_PORT, with_port},
     commands::{init, node, status},
     contexts::Context,
     error::{CliError, Exit, Result},
@@ -23,12 +23,12 @@ use crate::{
 /// not running, and returns when the node has caught up with the city.
 ///
 /// Example:
-///   scpctl join 10.0.0.1:7443 scp1-… --zone rack-2
+///   scpctl join 10.0.0.1:7600 SCP-… --zone rack-2
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// Any node of the city, host:port
-    #[arg(value_name = "ADDRESS")]
+    /// Any node of the city
+    #[arg(value_name = "ADDRESS[:PORT]")]
     address: String,
     /// A join token; good for one server
     #[arg(value_name = "TOKEN", env = "SCP_JOIN_TOKEN", hide_env_values = true)]
@@ -45,7 +45,7 @@ pub async fn run(args: &Args, app: &App) -> Result<()> {
     let local = args.server.daemon(app).ensure(app.out).await?;
     init::not_in_a_city(&local).await?;
     let order = LocalJoin {
-        address: args.address.clone(),
+        address: with_port(&args.address, MESH_PORT),
         token: args.token.clone(),
         node_name: args.server.node_name.clone(),
         zone: args.server.zone.clone(),
@@ -53,7 +53,11 @@ pub async fn run(args: &Args, app: &App) -> Result<()> {
     let spinner = app.spinner(format!("joining the city at {}", args.address));
     let joined = local.join(&order).await;
     spinner.finish_and_clear();
-    let joined = joined?;
+    let mut joined = joined?;
+    if joined.node_name.is_empty() {
+        // Its own admission has not reached it yet.
+        joined.node_name = joined.node.clone();
+    }
     for warning in &joined.warnings {
         app.out.talk(format!("warning: {warning}"));
     }

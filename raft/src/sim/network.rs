@@ -20,6 +20,8 @@ pub struct Switch {
 #[derive(Default)]
 struct State {
     nodes: BTreeMap<NodeId, Raft>,
+    /// How often a node was unplugged: ports made before that are dead.
+    lives: BTreeMap<NodeId, u64>,
     cut: BTreeSet<(NodeId, NodeId)>,
     latency: Duration,
     bytes: BTreeMap<(NodeId, NodeId), u64>,
@@ -27,9 +29,10 @@ struct State {
 }
 
 impl Switch {
-    /// The port of one node.
+    /// The port of one node, until it is unplugged.
     pub fn port(&self, node: NodeId) -> Arc<dyn Network> {
-        Arc::new(Port { switch: self.clone(), node })
+        let life = self.lock().life(node);
+        Arc::new(Port { switch: self.clone(), node, life })
     }
 
     /// Makes a node reachable.
@@ -37,9 +40,11 @@ impl Switch {
         self.lock().nodes.insert(node, raft);
     }
 
-    /// Calls to it fail at once.
+    /// Calls to it fail at once, and calls from what still runs of it never arrive.
     pub fn unplug(&self, node: NodeId) -> Option<Raft> {
-        self.lock().nodes.remove(&node)
+        let mut state = self.lock();
+        *state.lives.entry(node).or_default() += 1;
+        state.nodes.remove(&node)
     }
 
     /// What `from` sends to `to` is lost without a word.
@@ -86,9 +91,16 @@ impl Switch {
     }
 }
 
+impl State {
+    fn life(&self, node: NodeId) -> u64 {
+        self.lives.get(&node).copied().unwrap_or(0)
+    }
+}
+
 struct Port {
     switch: Switch,
     node: NodeId,
+    life: u64,
 }
 
 #[async_trait::async_trait]
@@ -97,6 +109,9 @@ impl Network for Port {
         let unreachable = |reason: &str| Unreachable { peer, reason: reason.to_owned() };
         let (target, latency) = {
             let mut state = self.switch.lock();
+            if state.life(self.node) != self.life {
+                return Err(unreachable("the caller is unplugged"));
+            }
             *state.bytes.entry((self.node, peer)).or_default() += request.len() as u64;
             state.largest = state.largest.max(request.len());
             let target = state.nodes.get(&peer).cloned().ok_or_else(|| unreachable("it is not there"))?;

@@ -298,7 +298,16 @@ async fn a_group_on_real_files_keeps_everything_through_a_restart_of_all() {
         config.keep_log_bytes = 10 << 10;
         let ledger = Ledger::default();
         let view = ledger.view();
-        let disk = FileDisk::open(dir.path().join(node.to_string())).expect("opens");
+        // The lock goes with the last task of the run before.
+        let open = async {
+            loop {
+                match FileDisk::open(dir.path().join(node.to_string())) {
+                    Ok(disk) => return disk,
+                    Err(_) => sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        let disk = timeout(common::PATIENCE, open).await.expect("the run before ends");
         let ports = Ports { machine: Box::new(ledger), network: switch.port(node), disk: Arc::new(disk) };
         let raft = Raft::start(config, ports).await.expect("starts");
         switch.plug(node, raft.clone());
@@ -326,7 +335,7 @@ async fn a_group_on_real_files_keeps_everything_through_a_restart_of_all() {
     }
     two.shutdown().await;
     one.shutdown().await;
-    drop((one, two));
+    drop((one, two, switch.unplug(ONE), switch.unplug(NodeId(2))));
     let (one, one_view) = start(1).await;
     let (two, two_view) = start(2).await;
     one.linearizable().await.expect("a leader is elected");

@@ -31,6 +31,8 @@ mod crash_test;
 mod format;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
+#[cfg(test)]
+mod golden_test;
 pub(crate) mod record;
 pub(crate) mod recover;
 mod store;

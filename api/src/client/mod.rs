@@ -133,7 +133,7 @@ impl Client {
     /// Over this server's unix socket, as the city's administrator.
     pub fn unix(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        let http = send::builder().unix_socket(path.clone());
+        let http = send::builder().tls_backend_preconfigured(tls::nobody()?).unix_socket(path.clone());
         Self::open(http, Door::Unix { path })
     }
 

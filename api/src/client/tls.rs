@@ -31,15 +31,25 @@ pub fn client_config(ca_certificate: &str) -> Result<Arc<ClientConfig>, ClientEr
     if roots.is_empty() {
         return Err(bad("there is no PEM certificate in it".into()));
     }
+    trusting(roots).map(Arc::new)
+}
+
+/// Trusts nobody: for the local socket, where there is no TLS. Without a configuration of its own the
+/// HTTP client would look for a process-wide provider and panic.
+pub(super) fn nobody() -> Result<ClientConfig, ClientError> {
+    trusting(RootCertStore::empty())
+}
+
+fn trusting(roots: RootCertStore) -> Result<ClientConfig, ClientError> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Arc::new(CityVerifier { roots, provider: provider.clone() });
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| bad(error.to_string()))?
+        .map_err(|error| ClientError::Config { why: error.to_string() })?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// Accepts what the city's authority signed, under any name.

@@ -74,6 +74,7 @@ pub struct EventQuery {
     #[serde(default)]
     pub newest: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub consistency: Option<Consistency>,
 }
 

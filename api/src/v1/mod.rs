@@ -78,6 +78,7 @@ pub struct ListQuery {
     pub phase: Option<String>,
     /// `linearizable` (default) or `stale`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub consistency: Option<Consistency>,
 }
 
@@ -91,6 +92,7 @@ pub struct OneQuery {
     pub project: Option<String>,
     /// `linearizable` (default) or `stale`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub consistency: Option<Consistency>,
 }
 

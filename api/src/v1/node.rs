@@ -108,6 +108,7 @@ pub struct NodeRemoveQuery {
     #[serde(default)]
     pub force: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub consistency: Option<Consistency>,
 }
 

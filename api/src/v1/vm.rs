@@ -158,5 +158,6 @@ pub struct ConsoleLogQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub consistency: Option<Consistency>,
 }

@@ -1,0 +1,16 @@
+//! The API over a city of one process: the real state, a cluster without a network.
+
+mod access;
+mod bad_input;
+mod city;
+mod compute;
+mod events;
+mod guide;
+mod idempotency;
+mod openapi;
+mod pages;
+mod problems;
+mod roles;
+mod status;
+mod tenancy;
+mod wire;

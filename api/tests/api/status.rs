@@ -1,0 +1,90 @@
+//! The city in one answer, and in numbers.
+
+use axum::http::Method;
+use scp_api::server::Options;
+use scp_model::{Command, command::MarkNodeDown, node::Evidence};
+use serde_json::json;
+
+use crate::city::{CHEAP, City};
+
+#[tokio::test]
+async fn a_healthy_city_says_so_in_a_sentence() {
+    let city = City::new().await;
+    let status = city.get("admin", "/v1/status").await.ok();
+    assert_eq!(status["sentence"], "Healthy. Survives no loss of a voter. 1 node, 1 voter.");
+    assert_eq!(
+        (&status["health"], &status["city"], &status["warnings"]),
+        (&json!("healthy"), &json!("porto"), &json!([]))
+    );
+    assert_eq!(status["nodes"][0]["role"], "leader");
+    let tenant = city.get("reader", "/v1/status").await.ok();
+    assert_eq!((&tenant["sentence"], &tenant["nodes"]), (&status["sentence"], &json!([])));
+}
+
+#[tokio::test]
+async fn a_node_that_is_down_is_a_warning_with_a_remedy() {
+    let city = City::new().await;
+    let node = city.add_node("second");
+    let evidence = Evidence { leader_silence_ms: 2500, observers: Vec::new() };
+    city.cluster.must(Command::MarkNodeDown(MarkNodeDown { node, evidence }));
+    let status = city.get("operator", "/v1/status").await.ok();
+    assert_eq!((&status["health"], &status["nodes_up"]), (&json!("degraded"), &json!(1)));
+    assert_eq!(status["warnings"][0]["code"], "node_down");
+    assert!(
+        status["warnings"][0]["remedy"]
+            .as_str()
+            .expect("a remedy")
+            .contains("scpctl node remove second --force")
+    );
+    let shown = city.get("operator", "/v1/nodes/second").await.ok();
+    assert_eq!((&shown["phase"], &shown["down"]["leader_silence_ms"]), (&json!("down"), &json!(2500)));
+}
+
+#[tokio::test]
+async fn without_a_quorum_the_status_is_still_told_and_says_so() {
+    let city = City::new().await;
+    city.cluster.set_quorum(false);
+    let reply = city.get("admin", "/v1/status").await;
+    assert_eq!(reply.headers["x-scp-age-ms"], "7000");
+    let status = reply.ok();
+    assert_eq!((&status["health"], &status["leader"]), (&json!("no_quorum"), &json!(null)));
+    assert!(status["sentence"].as_str().expect("text").starts_with("Cannot agree"));
+    assert_eq!(status["warnings"][0]["code"], "no_quorum");
+}
+
+#[tokio::test]
+async fn metrics_count_the_city_and_the_requests() {
+    let city = City::new().await;
+    city.vm("web").await;
+    city.get("admin", "/v1/vms/none").await.problem("not_found");
+    let text = String::from_utf8(city.get("operator", "/metrics").await.bytes.to_vec()).expect("it is text");
+    for line in [
+        "scp_raft_term 3",
+        "scp_raft_has_leader 1",
+        r#"scp_objects{kind="vm",phase="pending"} 1"#,
+        r#"scp_objects{kind="image",phase="ready"} 1"#,
+        r#"scp_objects{kind="user",phase=""} 9"#,
+        r#"scp_node_resources{node="n1",resource="vcpus",what="offered"} 28"#,
+        r#"scp_http_requests_total{route="/v1/vms",method="POST",status="201"} 1"#,
+        r#"scp_http_requests_total{route="/v1/vms/{vm}",method="GET",status="404"} 1"#,
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(text.contains("scp_http_request_duration_seconds_bucket"));
+    city.cluster.set_quorum(false);
+    assert!(
+        String::from_utf8_lossy(&city.get("operator", "/metrics").await.bytes)
+            .contains("scp_raft_has_leader 0")
+    );
+}
+
+#[tokio::test]
+async fn metrics_are_open_only_where_that_is_wanted() {
+    let city = City::with(Options { password_cost: CHEAP, open_metrics: true, ..Options::default() }).await;
+    assert_eq!(city.ask(Method::GET, "/metrics").send().await.status, 200);
+    let unlabelled = city.ask(Method::GET, "/nowhere/at/all").send().await;
+    unlabelled.problem("route_unknown");
+    let text = city.ask(Method::GET, "/metrics").send().await.bytes;
+    assert!(!String::from_utf8_lossy(&text).contains("nowhere"), "a stranger makes no labels");
+}

@@ -228,4 +228,14 @@ mod tests {
             Frames::new(endless.map(|item: std::result::Result<Bytes, std::io::Error>| item).boxed());
         assert!(frames.next().await.is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(chunks: Vec<Vec<u8>>) {
+            let mut frames = Frames::new(stream::empty::<std::result::Result<Bytes, std::io::Error>>());
+            for chunk in chunks {
+                let _ = frames.take(&chunk);
+            }
+        }
+    }
 }

@@ -174,3 +174,58 @@ impl Unverified {
         Ok(user)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text_of(payload: &[u8], signature: &[u8]) -> String {
+        format!("{}.{}", BASE64URL_NOPAD.encode(payload), BASE64URL_NOPAD.encode(signature))
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,200}", near in "[A-Za-z0-9_-]{76}\\.[A-Za-z0-9_-]{86}") {
+            let _ = parse(&text);
+            let _ = parse(&near);
+        }
+
+        #[test]
+        fn a_token_is_read_as_it_was_written_and_has_one_text(
+            numbers in any::<(u64, u64, u64)>(),
+            ids in any::<(u128, u128)>(),
+            signature in proptest::array::uniform32(any::<u8>()),
+        ) {
+            let claims = Claims {
+                signer: NodeId(numbers.0),
+                user: UserId::from_u128(ids.0),
+                issued_at: Timestamp(numbers.1),
+                expires_at: Timestamp(numbers.2),
+                id: Uuid::from_u128(ids.1),
+            };
+            let signature = [signature, signature].concat();
+            let text = text_of(&claims.payload(), &signature);
+            prop_assert_eq!(text.len(), TOKEN_CHARACTERS);
+            let read = parse(&text).expect("it was written here");
+            prop_assert_eq!(read.claims, claims);
+            prop_assert_eq!(text_of(&read.payload, &read.signature), text);
+        }
+
+        #[test]
+        fn a_token_cut_anywhere_is_malformed(cut in 0..TOKEN_CHARACTERS) {
+            let payload = [VERSION; PAYLOAD_BYTES];
+            let text = text_of(&payload, &[7; 64]);
+            prop_assert!(parse(&text).is_ok());
+            prop_assert_eq!(parse(&text[..cut]), Err(TokenError::Malformed));
+        }
+    }
+
+    #[test]
+    fn another_version_is_not_read() {
+        let mut payload = [0; PAYLOAD_BYTES];
+        payload[0] = VERSION + 1;
+        assert_eq!(parse(&text_of(&payload, &[0; 64])), Err(TokenError::Malformed));
+    }
+}

@@ -4,7 +4,7 @@ use axum::http::Method;
 use scp_model::{Command, command::SetVmPower, sandbox::Power};
 use serde_json::json;
 
-use crate::city::{City, Frames};
+use crate::{ask::Frames, city::City};
 
 async fn watch(city: &City, user: &str, query: &str, last: Option<u64>) -> Frames {
     let mut ask = city.by(user, Method::GET, &format!("/v1/events/watch{query}"));

@@ -3,7 +3,7 @@
 use axum::http::Method;
 use serde_json::Value;
 
-use crate::city::{City, Frames};
+use crate::{ask::Frames, city::City};
 
 const GUIDE: &str = include_str!("../../../docs/api.md");
 
@@ -14,7 +14,7 @@ fn blocks(language: &str) -> Vec<&'static str> {
 }
 
 /// A request of the guide, sent as it stands there, with a real token.
-async fn run(city: &City, block: &str) -> crate::city::Reply {
+async fn run(city: &City, block: &str) -> crate::ask::Reply {
     let (head, body) = block.split_once("\n\n").expect("headers, an empty line, a body");
     let mut lines = head.lines();
     let (method, target) = lines.next().and_then(|line| line.split_once(' ')).expect("a method and a path");

@@ -10,7 +10,7 @@ use crate::city::{City, Fault, PASSWORD};
 
 const KEY: &str = "7e57ab1e-0000-4000-8000-000000000001";
 
-async fn keyed(city: &City, method: Method, target: &str, body: Value) -> crate::city::Reply {
+async fn keyed(city: &City, method: Method, target: &str, body: Value) -> crate::ask::Reply {
     city.by("member", method, target).header("idempotency-key", KEY).json(body).send().await
 }
 

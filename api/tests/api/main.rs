@@ -1,6 +1,7 @@
 //! The API over a city of one process: the real state, a cluster without a network.
 
 mod access;
+mod ask;
 mod bad_input;
 mod city;
 mod compute;

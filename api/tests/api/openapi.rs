@@ -84,7 +84,7 @@ async fn the_document_has_every_route_and_every_route_asks_who_it_is() {
     let guide = include_str!("../../../docs/api.md");
     for (method, path, _) in operations {
         assert!(guide.contains(&format!("`{method} {path}`")), "{method} {path} is not in docs/api.md");
-        let target = path.replace('{', "").replace('}', "");
+        let target = path.replace(['{', '}'], "");
         let reply = city.ask(method.clone(), &target).send().await;
         if path == "/v1/tokens" {
             reply.problem("media_type");

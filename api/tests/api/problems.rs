@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::city::{CHEAP, City, Fault};
 
-async fn failing(fault: Fault) -> crate::city::Reply {
+async fn failing(fault: Fault) -> crate::ask::Reply {
     let city = City::new().await;
     city.cluster.fail_next(fault);
     city.post("admin", "/v1/departments", json!({ "name": "culture" })).await

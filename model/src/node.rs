@@ -7,7 +7,7 @@
 //!                       └───────────────────────────────────────┘
 //!                              MarkNodeUp (heard of again)
 //!  SetNodeSchedulable toggles `schedulable`; DrainNode sets it to false and moves VMs away;
-//!  RemoveNode ends it and is refused while anything is placed on a node that is up.
+//!  RemoveNode ends it; refused while anything is there, unless it is forced for a node that is down.
 //! ```
 
 use std::net::SocketAddr;

@@ -201,7 +201,7 @@ impl Restore {
         }
         let mut state = self.state;
         derived::rebuild(&mut state).map_err(inconsistent)?;
-        invariants::check(&state).map_err(inconsistent)?;
+        invariants::check_recounted(&state).map_err(inconsistent)?;
         Ok(state)
     }
 

@@ -2,6 +2,7 @@
 //! without them.
 #![cfg(feature = "libvirt")]
 
+mod daemons;
 mod support;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use daemons::{Daemons, guest_disk};
 use scp_drivers::{
     ChunkSource, Clock, Driver, DriverError, Hypervisor, HypervisorConfig, Images,
     domain_xml::domain_name,
@@ -29,7 +31,7 @@ use scp_model::{
     node::Compute,
     op::{EnsureVm, RootDisk, Seed},
 };
-use support::{Daemons, guest_disk, in_server, run};
+use support::{in_server, run};
 
 /// There is one node only: nothing is fetched.
 struct NoPeers;

@@ -9,13 +9,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use scp_model::{
     Digest, Fact, NodeId,
     image::{CHUNK_BYTES, IMAGE_BYTES_MAX, ImageContent},
@@ -160,19 +160,25 @@ impl Images {
             turn,
         };
         let wanted: Vec<Wanted> = chunks.iter().enumerate().map(wanted).collect();
+        // After a failure nothing new is begun, and what is under way is brought home and kept.
+        let failure = OnceLock::new();
         futures::stream::iter(wanted)
-            .map(|wanted| {
-                let counters = &counters;
+            .for_each_concurrent(FETCHES_MAX, |wanted| {
+                let (counters, failure) = (&counters, &failure);
                 async move {
+                    if failure.get().is_some() {
+                        return;
+                    }
                     pins.add(wanted.digest);
-                    self.fetch(doing, wanted, sources).await?;
-                    counters.count(wanted.bytes);
-                    Ok::<_, DriverError>(())
+                    match self.fetch(doing, wanted, sources).await {
+                        Ok(()) => counters.count(wanted.bytes),
+                        // The first one is told.
+                        Err(error) => drop(failure.set(error)),
+                    }
                 }
             })
-            .buffer_unordered(FETCHES_MAX)
-            .try_for_each(|()| std::future::ready(Ok(())))
-            .await
+            .await;
+        failure.into_inner().map_or(Ok(()), Err)
     }
 
     /// Has one piece of content here, from whichever source gives it.

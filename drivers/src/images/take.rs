@@ -117,12 +117,19 @@ fn format_of(head: &[u8], tail: &[u8], file_bytes: u64) -> Result<(ImageFormat, 
 struct Leftovers {
     store: Arc<Store>,
     chunks: Vec<Digest>,
-    pins: Option<Arc<Pins>>,
+    /// The only lasting holder: with it the chunks are free.
+    pins: Arc<Pins>,
+}
+
+impl Leftovers {
+    fn new(store: &Arc<Store>) -> Self {
+        Self { store: store.clone(), chunks: Vec::new(), pins: Arc::new(Pins::new(store)) }
+    }
 }
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
-        self.pins = None;
+        self.pins = Arc::new(Pins::new(&self.store));
         if self.chunks.is_empty() {
             return;
         }
@@ -146,11 +153,8 @@ impl Images {
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send,
     {
-        let pins = Arc::new(Pins::new(&self.store));
-        let mut leftovers =
-            Leftovers { store: self.store.clone(), chunks: Vec::new(), pins: Some(pins.clone()) };
-        let (content, chunks) = self.receive(body, &pins, &mut leftovers).await?;
-        drop(pins);
+        let mut leftovers = Leftovers::new(&self.store);
+        let (content, chunks) = self.receive(body, &mut leftovers).await?;
         self.place_taken(image, content.clone(), chunks).await?;
         leftovers.chunks.clear();
         Ok(content)
@@ -159,7 +163,6 @@ impl Images {
     async fn receive<S>(
         &self,
         body: S,
-        pins: &Arc<Pins>,
         leftovers: &mut Leftovers,
     ) -> Result<(ImageContent, Vec<Digest>), TakeError>
     where
@@ -181,14 +184,14 @@ impl Images {
                 let room = CHUNK_BYTES as usize - buffer.len();
                 buffer.extend_from_slice(&bytes.split_to(room.min(bytes.len())));
                 if buffer.len() as u64 == CHUNK_BYTES {
-                    intake = absorb(intake, std::mem::take(&mut buffer), pins, leftovers).await?;
+                    intake = absorb(intake, std::mem::take(&mut buffer), leftovers).await?;
                 }
             }
         }
         if !buffer.is_empty() {
-            intake = absorb(intake, buffer, pins, leftovers).await?;
+            intake = absorb(intake, buffer, leftovers).await?;
         }
-        let pins = pins.clone();
+        let pins = leftovers.pins.clone();
         let finished = blocking(move || intake.finish(&pins).map(|content| (content, intake.chunks)));
         let (content, chunks) = finished.await?;
         leftovers.chunks.push(content.manifest);
@@ -226,13 +229,8 @@ impl Images {
     }
 }
 
-async fn absorb(
-    mut intake: Intake,
-    chunk: Vec<u8>,
-    pins: &Arc<Pins>,
-    leftovers: &mut Leftovers,
-) -> Result<Intake, TakeError> {
-    let pins = pins.clone();
+async fn absorb(mut intake: Intake, chunk: Vec<u8>, leftovers: &mut Leftovers) -> Result<Intake, TakeError> {
+    let pins = leftovers.pins.clone();
     let intake = blocking(move || intake.absorb(&chunk, &pins).map(|()| intake)).await?;
     leftovers.chunks.extend(intake.chunks.last());
     Ok(intake)

@@ -18,20 +18,19 @@ use std::{
 use anyhow::{Context, Result};
 use arc_swap::ArcSwapOption;
 use scp_mesh::{Clock, Identity, IdentityDirectory, JoinError, JoinReply, SystemClock, join};
-use scp_model::{Actor, Command, Name, Rejection, command::RemoveNode};
+use scp_model::{Name, Rejection};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     config::{Config, Names},
     found::{self, Founding},
+    leave,
     member::{Member, Start},
     server::Server,
 };
 
 /// A new member is caught up within this, or the join says what it waits for.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
-/// The others take a leaving voter out within this.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a change of this server's life did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -170,11 +169,7 @@ impl Daemon {
     pub async fn leave(&self) -> Result<(), LifeError> {
         let _guard = self.change.lock().await;
         let Some(member) = self.member() else { return Err(LifeError::NoMember) };
-        let node = member.proposer.me();
-        let command = Command::RemoveNode(RemoveNode { node, force: false });
-        let answer = member.proposer.command(Actor::Local(node), command).await;
-        answer.map_err(anyhow::Error::from)?.result.map_err(LifeError::Leave)?;
-        no_voter_any_more(&member).await;
+        leave::leave(&member.proposer).await?;
         self.member.store(None);
         member.shutdown().await;
         self.directory.forget_city().map_err(anyhow::Error::from)?;
@@ -209,15 +204,6 @@ async fn caught_up(member: &Member, admitted_at: u64) -> Result<()> {
         "this server was admitted, but the city's log does not reach it; check that UDP passes both ways, \
          then: scpctl status",
     )?
-}
-
-/// Until the rest of the city agrees without this node. A node that is not told any more (it was taken
-/// out) goes by the clock.
-async fn no_voter_any_more(member: &Member) {
-    let me = member.proposer.me();
-    let mut status = member.proposer.raft.status();
-    let gone = status.wait_for(|status| !status.voters.contains(&me));
-    let _ = tokio::time::timeout(LEAVE_TIMEOUT, gone).await;
 }
 
 fn wipe(dir: &Path) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  main ── config ── daemon ──▶ member ──▶ core (all parts of a server that belongs to a city)
-//!                    local       found · admit · issuer · renewal     how it came to be one
+//!                    local       found · admit · leave · issuer · renewal     how it became one, and how it ends
 //!                    serve       machine · proposer · door            writes and reads
 //!                    server      leader · membership                  what the leader does
 //!                                hands · chunks                       what the agent does
@@ -24,6 +24,7 @@ pub mod freshness;
 pub mod hands;
 pub mod issuer;
 pub mod leader;
+pub mod leave;
 pub mod local;
 pub mod machine;
 pub mod member;

@@ -44,9 +44,12 @@ pub struct Proposer {
 }
 
 /// Why one try did not give an answer.
-enum Try {
+#[derive(Debug)]
+pub enum Try {
     /// Worth repeating.
     Again(String),
+    /// The leader does not hold this node to be a member: not yet, or not any more.
+    NotAMember(String),
     /// Repeating changes nothing.
     Never(ClusterError),
 }
@@ -75,7 +78,7 @@ impl Proposer {
                     return Ok(answer);
                 }
                 Err(Try::Never(error)) => return Err(error),
-                Err(Try::Again(why)) => why,
+                Err(Try::Again(why) | Try::NotAMember(why)) => why,
             };
             if Instant::now() + PAUSE >= deadline {
                 return Err(ClusterError::NoQuorum { why });
@@ -84,7 +87,8 @@ impl Proposer {
         }
     }
 
-    async fn attempt(&self, entry: Bytes) -> Result<Answer, Try> {
+    /// Proposes once, without repeating.
+    pub async fn attempt(&self, entry: Bytes) -> Result<Answer, Try> {
         let leader = self.raft.status().borrow().leader;
         let proposed = match leader {
             None => return Err(Try::Again("no leader is known".into())),
@@ -111,6 +115,7 @@ impl Proposer {
             }
             Err(error @ MeshError::TooLarge { .. }) => Err(Try::Never(internal(&error))),
             Err(MeshError::Busy { .. }) => Err(Try::Never(ClusterError::Overloaded)),
+            Err(error @ MeshError::NotAMember { .. }) => Err(Try::NotAMember(error.to_string())),
             Err(error) => Err(Try::Again(format!("the leader {error}"))),
         }
     }

@@ -57,6 +57,7 @@ pub struct Core {
     pub proposer: Proposer,
     /// When this node last knew itself up to date.
     pub fresh: watch::Receiver<Option<Instant>>,
+    service: Arc<NodeService>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -74,6 +75,7 @@ impl Core {
         let core = Self {
             proposer,
             fresh: fresh.subscribe(),
+            service: ports.service.clone(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -139,6 +141,7 @@ impl Core {
         if tokio::time::timeout(SHUTDOWN_GRACE, self.tasks.wait()).await.is_err() {
             tracing::warn!("some tasks did not end in time");
         }
+        self.service.close();
     }
 }
 

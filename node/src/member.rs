@@ -91,6 +91,8 @@ impl Member {
 }
 
 async fn start_core(start: &Start, published: Published, issuer: Arc<Issuer>) -> Result<(Core, Mesh)> {
+    let dir = start.config.data_dir.join("raft");
+    let disk = FileDisk::open(&dir).with_context(|| format!("cannot open {}", dir.display()))?;
     let service = Arc::new(NodeService::default());
     let members = watch::Sender::new(None);
     let mesh_ports = scp_mesh::Ports {
@@ -101,8 +103,6 @@ async fn start_core(start: &Start, published: Published, issuer: Arc<Issuer>) ->
     let mesh_config = MeshConfig { listen: start.config.mesh_address };
     let mesh = Mesh::start(mesh_config, start.identity.clone(), mesh_ports).await?;
     start.peers.iter().for_each(|(peer, address)| mesh.set_address(*peer, Some(*address)));
-    let dir = start.config.data_dir.join("raft");
-    let disk = FileDisk::open(&dir).with_context(|| format!("cannot open {}", dir.display()))?;
     let addresses = mesh.clone();
     let ports = CorePorts {
         transport: Arc::new(mesh.clone()) as Arc<dyn Transport>,
@@ -115,8 +115,13 @@ async fn start_core(start: &Start, published: Published, issuer: Arc<Issuer>) ->
         published,
         issuer,
     };
-    let core = Core::start(scp_raft::Config::new(start.identity.id()), ports).await?;
-    Ok((core, mesh))
+    match Core::start(scp_raft::Config::new(start.identity.id()), ports).await {
+        Ok(core) => Ok((core, mesh)),
+        Err(error) => {
+            mesh.shutdown().await;
+            Err(error)
+        }
+    }
 }
 
 /// What the doors are made of.

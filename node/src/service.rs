@@ -1,7 +1,8 @@
 //! What this node answers to others: each lane's requests go to the part they are for.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use bytes::Bytes;
 use scp_drivers::console::ConsoleError;
@@ -27,20 +28,28 @@ pub struct Parts {
     pub observer: Observer,
 }
 
-/// The node's [`Service`].
+/// The node's [`Service`]. The mesh holds it, and its parts hold the mesh: it is open only while the node
+/// is up, so that neither outlives the node.
 #[derive(Default)]
 pub struct NodeService {
-    parts: OnceLock<Parts>,
+    parts: ArcSwapOption<Parts>,
 }
 
 impl NodeService {
     /// Opens for business.
     pub fn open(&self, parts: Parts) {
-        assert!(self.parts.set(parts).is_ok(), "the service is opened once");
+        self.parts.store(Some(Arc::new(parts)));
     }
 
-    fn parts(&self) -> Result<&Parts, Refusal> {
-        self.parts.get().ok_or_else(|| Refusal::new(RefusalKind::Busy, "this node is starting"))
+    /// Lets go of all parts.
+    pub fn close(&self) {
+        self.parts.store(None);
+    }
+
+    fn parts(&self) -> Result<Arc<Parts>, Refusal> {
+        self.parts
+            .load_full()
+            .ok_or_else(|| Refusal::new(RefusalKind::Busy, "this node is starting or going down"))
     }
 }
 

@@ -241,7 +241,7 @@ async fn connect(shared: &Arc<Shared>, peer: NodeId, address: SocketAddr) -> Res
         .connect_with(shared.client_config(), address, &tls::server_name(peer))
         .map_err(|error| unreachable(error.to_string()))?;
     let connection = connecting.await.map_err(|error| unreachable(error.to_string()))?;
-    let (_, theirs) = shared.judge(&connection).map_err(|outsider| {
+    let (certificate, theirs) = shared.judge(&connection).map_err(|outsider| {
         connection.close(CloseCode::NotAMember.number().into(), outsider.to_string().as_bytes());
         MeshError::NotAMember { peer, why: outsider.to_string() }
     })?;
@@ -253,7 +253,7 @@ async fn connect(shared: &Arc<Shared>, peer: NodeId, address: SocketAddr) -> Res
         (Standing::Full, false) => Standing::Full,
         (Standing::RenewOnly, _) | (_, true) => Standing::RenewOnly,
     };
-    Ok(Link::new(connection, peer, true, standing))
+    Ok(Link::new(connection, certificate, true, standing))
 }
 
 async fn hello(connection: &quinn::Connection) -> Result<Hello, String> {

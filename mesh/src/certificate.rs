@@ -11,6 +11,8 @@ use x509_parser::{
     x509::SubjectPublicKeyInfo,
 };
 
+use crate::authority::BACKDATE_MS;
+
 /// Why a certificate is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
@@ -64,6 +66,11 @@ impl Certificate {
 
     pub fn node(&self) -> NodeId {
         node_id(&self.public_key)
+    }
+
+    /// When the authority vouched for it.
+    pub fn issued_at(&self) -> Timestamp {
+        self.not_before.plus_ms(BACKDATE_MS)
     }
 
     pub fn is_valid_at(&self, now: Timestamp) -> bool {

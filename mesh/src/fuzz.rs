@@ -1,20 +1,23 @@
 //! Doors for the fuzz targets: decoders that are otherwise this crate's own. Compiled for fuzzing only.
 
-use futures::executor::block_on;
+use futures::FutureExt;
 
-use crate::wire::{HELLO_BYTES_MAX, Hello, PREAMBLE_BYTES, Preamble, VERSION, read_answer, read_frame};
+use crate::{
+    gossip,
+    wire::{self, PREAMBLE_BYTES, Preamble},
+};
 
-const LIMIT: usize = 1 << 16;
-
-/// The first bytes of a stream from a peer, and what it takes for an answer.
+/// The bytes of a stream, an answer, a hello or a gossip message from a peer.
 pub fn stream(bytes: &[u8]) {
-    if let Some((preamble, rest)) = bytes.split_first_chunk::<PREAMBLE_BYTES>()
-        && let Ok(preamble) = Preamble::decode(*preamble)
-    {
-        assert_eq!(Preamble::decode(preamble.encode()).ok(), Some(preamble));
-        let frame = block_on(read_frame(&mut &*rest, LIMIT));
-        assert!(frame.is_err() || frame.is_ok_and(|frame| frame.len() <= LIMIT));
+    const LIMIT: usize = 1 << 20;
+    if let Some((preamble, mut rest)) = bytes.split_first_chunk::<PREAMBLE_BYTES>() {
+        if let Ok(preamble) = Preamble::decode(*preamble) {
+            let again = Preamble::decode(preamble.encode()).expect("what was read can be written");
+            assert_eq!(again, preamble);
+        }
+        let _ = wire::read_frame(&mut rest, LIMIT).now_or_never().expect("a slice never waits");
     }
-    let _ = block_on(read_answer(&mut &*bytes, LIMIT));
-    let _ = scp_codec::decode::<Hello>(VERSION, bytes, HELLO_BYTES_MAX);
+    let _ = wire::read_answer(&mut &bytes[..], LIMIT).now_or_never().expect("a slice never waits");
+    let _ = scp_codec::decode::<wire::Hello>(wire::VERSION, bytes, wire::HELLO_BYTES_MAX);
+    gossip::fuzz(bytes);
 }

@@ -32,15 +32,20 @@ pub mod clock;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gossip;
 pub mod identity;
 pub mod join;
 pub mod lane;
+pub mod members;
 pub mod memory;
 pub mod mesh;
 pub mod observe;
 mod peer;
 pub mod renew;
+mod restart;
 mod serve;
 pub mod suite;
 mod tls;
@@ -54,7 +59,8 @@ pub use gossip::{Gossip, MemberView};
 pub use identity::{Identity, IdentityDirectory, IdentityError, NodeKey};
 pub use join::{JoinError, JoinRefusal, JoinReply, JoinRequest, Stranger};
 pub use lane::Lane;
-pub use mesh::{Members, Mesh, MeshConfig, Ports};
+pub use members::Members;
+pub use mesh::{Mesh, MeshConfig, Ports};
 pub use observe::{Observer, Verdict};
 pub use token::{JoinToken, TokenError};
 pub use transport::{Duplex, MeshError, Refusal, RefusalKind, Service, StreamHandler, Transport};

@@ -26,9 +26,8 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quinn::{AsyncUdpSocket, EndpointConfig, IdleTimeout, Runtime, TransportConfig};
-use scp_model::{NodeId, PublicKey};
-use sha2::{Digest as _, Sha256};
+use quinn::{AsyncUdpSocket, IdleTimeout, Runtime, TransportConfig};
+use scp_model::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -38,8 +37,9 @@ use crate::{
     clock::Clock,
     identity::{Identity, NodeKey},
     lane::{INBOX_MAX, Lane, STREAMS_MAX},
-    peer::{CloseCode, Peer, retire},
-    serve,
+    members::{Known, Members},
+    peer::{CloseCode, Link, Peer, retire},
+    restart, serve,
     tls::{self, Standing},
     transport::{Duplex, MeshError, Service, Transport},
 };
@@ -58,9 +58,6 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// How long [`Mesh::shutdown`] waits for peers to hear the goodbye.
 const GOODBYE: Duration = Duration::from_millis(500);
-
-/// The keys of the city's members, as the state has them.
-pub type Members = BTreeMap<NodeId, PublicKey>;
 
 /// Where to listen.
 #[derive(Debug, Clone)]
@@ -152,7 +149,7 @@ impl Mesh {
     ) -> Result<Self, MeshStartError> {
         let (server, client) = tls_configs(&identity)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
-            EndpointConfig::new(Arc::new(reset_key(&identity.key))),
+            restart::endpoint_config(&identity.key),
             Some(server),
             socket,
             runtime,
@@ -299,7 +296,7 @@ impl Shared {
         there.find(is_member)
     }
 
-    fn links(&self) -> Vec<Arc<crate::peer::Link>> {
+    fn links(&self) -> Vec<Arc<Link>> {
         let peers: Vec<_> = self.peers().values().cloned().collect();
         peers.iter().flat_map(|peer| peer.links()).collect()
     }
@@ -368,7 +365,8 @@ async fn follow_members(shared: Arc<Shared>) {
     loop {
         let now = members.borrow_and_update().clone();
         if let Some(now) = now {
-            for link in shared.links().into_iter().filter(|link| !now.contains_key(&link.peer)) {
+            let is_out = |link: &Arc<Link>| now.look_up(&link.certificate) == Known::Removed;
+            for link in shared.links().into_iter().filter(is_out) {
                 link.close(CloseCode::NotAMember, "the node was removed from the city");
             }
             // One with an address may be a member by the next change; the node forgets it by itself.
@@ -407,9 +405,61 @@ pub(crate) fn transport_config() -> TransportConfig {
     transport
 }
 
-/// Derived from the node's key, so that a restarted node can reset connections of its earlier life and
-/// its peers need not wait for a timeout.
-fn reset_key(key: &NodeKey) -> ring::hmac::Key {
-    let seed = Sha256::new().chain_update(b"scp-mesh stateless reset").chain_update(key.pkcs8()).finalize();
-    ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &seed)
+#[cfg(test)]
+mod tests {
+    use scp_model::{CityId, Name};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{Authority, SystemClock, authority::Subject, suite::Echo};
+
+    async fn start(identity: &Identity, listen: SocketAddr) -> Mesh {
+        let (_, members) = watch::channel(None);
+        let ports = Ports { service: Echo::new(), clock: Arc::new(SystemClock), members };
+        Mesh::start(MeshConfig { listen }, identity.clone(), ports).await.expect("it listens")
+    }
+
+    fn identities() -> [Identity; 2] {
+        let (name, now) = (Name::new("Oeiras").expect("a good name"), SystemClock.now());
+        let authority = Authority::create(CityId::from_u128(1), &name, now).expect("an authority");
+        [(), ()].map(|()| {
+            let key = NodeKey::generate().expect("a key");
+            let subject = Subject { public_key: key.public_key(), name: name.clone(), addresses: vec![] };
+            let certificate = authority.issue(&subject, now).expect("a certificate");
+            Identity::new(key, &certificate, authority.certificate_pem()).expect("an identity")
+        })
+    }
+
+    /// As `kill -9`: no goodbye, and the socket is gone.
+    async fn kill(mesh: &Mesh, listen: SocketAddr) {
+        mesh.shared.cancel.cancel();
+        mesh.shared.tasks.close();
+        mesh.shared.tasks.wait().await;
+        mesh.shared.let_go_of_the_port();
+        // Connections that were not closed take the move in when their tasks next run.
+        let began = Instant::now();
+        while std::net::UdpSocket::bind(listen).is_err() {
+            assert!(began.elapsed() < 4 * IDLE, "the port is let go of");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_killed_peer_that_restarts_is_found_before_its_old_connection_times_out() {
+        let [a, b] = identities();
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (here, first) = (start(&a, free).await, start(&b, free).await);
+        let listen = first.local_address();
+        here.set_address(b.id(), Some(listen));
+        let ask = |timeout| here.request(b.id(), Lane::Raft, Bytes::from_static(b"x"), timeout);
+        ask(4 * IDLE).await.expect("they are connected");
+        kill(&first, listen).await;
+        let _second = start(&b, listen).await;
+        // The first request goes into the old connection; the reset that it meets ends that.
+        let began = Instant::now();
+        while ask(IDLE / 5).await.is_err() {
+            assert!(began.elapsed() < 2 * IDLE, "the peer is found again");
+        }
+        assert!(began.elapsed() < IDLE * 3 / 5, "by a reset, not by the timeout: {:?}", began.elapsed());
+    }
 }

@@ -32,6 +32,7 @@ use tokio::{
 };
 
 use crate::{
+    certificate::Certificate,
     lane::{Lane, STREAMS_MAX},
     tls::Standing,
     transport::MeshError,
@@ -72,6 +73,8 @@ impl CloseCode {
 pub(crate) struct Link {
     pub(crate) connection: quinn::Connection,
     pub(crate) peer: NodeId,
+    /// What the peer showed.
+    pub(crate) certificate: Certificate,
     pub(crate) dialed_by_us: bool,
     pub(crate) standing: Standing,
     established: Instant,
@@ -95,13 +98,14 @@ impl Drop for LinkUse {
 impl Link {
     pub(crate) fn new(
         connection: quinn::Connection,
-        peer: NodeId,
+        certificate: Certificate,
         dialed_by_us: bool,
         standing: Standing,
     ) -> Arc<Self> {
         Arc::new(Self {
             connection,
-            peer,
+            peer: certificate.node(),
+            certificate,
             dialed_by_us,
             standing,
             established: Instant::now(),

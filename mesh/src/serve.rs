@@ -69,7 +69,7 @@ async fn greet(
         return;
     }
     match shared.judge(&connection) {
-        Ok((facts, standing)) => welcome(&shared, Link::new(connection, facts.node(), false, standing)).await,
+        Ok((facts, standing)) => welcome(&shared, Link::new(connection, facts, false, standing)).await,
         Err(outsider) => {
             tracing::info!(address = %connection.remote_address(), why = %outsider, "connection refused");
             connection.close(CloseCode::NotAMember.number().into(), outsider.to_string().as_bytes());

@@ -25,7 +25,7 @@ use scp_model::{NodeId, Timestamp};
 
 use crate::{
     certificate::{self, Certificate, CertificateError},
-    mesh::Members,
+    members::{Known, Members},
 };
 
 /// Spoken between members.
@@ -57,7 +57,7 @@ pub(crate) enum Outsider {
     Certificate(#[from] CertificateError),
     #[error("node {0} is not a member of the city (any more, or not yet)")]
     NotAMember(NodeId),
-    #[error("the certificate of node {0} has expired, and the city's members are not known here yet")]
+    #[error("the certificate of node {0} has expired, and it is not known here as a member")]
     Expired(NodeId),
 }
 
@@ -69,13 +69,22 @@ pub(crate) fn judge(
     now: Timestamp,
 ) -> Result<(Certificate, Standing), Outsider> {
     let facts = certificate::issued_by(leaf, authority)?;
-    let node = facts.node();
-    match (members.map(|members| members.get(&node)), facts.is_valid_at(now)) {
-        (None, false) => Err(Outsider::Expired(node)),
-        (None, true) => Ok((facts, Standing::Full)),
-        (Some(pinned), _) if pinned != Some(&facts.public_key) => Err(Outsider::NotAMember(node)),
-        (Some(_), true) => Ok((facts, Standing::Full)),
-        (Some(_), false) => Ok((facts, Standing::RenewOnly)),
+    let standing = judge_membership(&facts, members, now)?;
+    Ok((facts, standing))
+}
+
+/// Judges a certificate that is the authority's.
+pub(crate) fn judge_membership(
+    facts: &Certificate,
+    members: Option<&Members>,
+    now: Timestamp,
+) -> Result<Standing, Outsider> {
+    let known = members.map_or(Known::Perhaps, |members| members.look_up(facts));
+    match (known, facts.is_valid_at(now)) {
+        (Known::Member | Known::Perhaps, true) => Ok(Standing::Full),
+        (Known::Member, false) => Ok(Standing::RenewOnly),
+        (Known::Perhaps, false) => Err(Outsider::Expired(facts.node())),
+        (Known::Removed, _) => Err(Outsider::NotAMember(facts.node())),
     }
 }
 

@@ -154,7 +154,7 @@ fn word(member: &MemberView) -> Option<String> {
     (word.len() <= WORD_BYTES_MAX).then_some(word)
 }
 
-fn heard(word: &str) -> Option<MemberView> {
+pub(super) fn heard(word: &str) -> Option<MemberView> {
     if word.len() > WORD_BYTES_MAX {
         return None;
     }

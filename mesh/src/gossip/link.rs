@@ -110,7 +110,7 @@ fn encode(circle: Circle, message: &ChitchatMessage) -> Bytes {
     bytes.into()
 }
 
-fn decode(bytes: &[u8]) -> Option<([u8; 9], ChitchatMessage)> {
+pub(super) fn decode(bytes: &[u8]) -> Option<([u8; 9], ChitchatMessage)> {
     let (header, mut rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
     let [version, circle @ ..] = *header;
     if version != VERSION {

@@ -257,6 +257,13 @@ impl Task {
     }
 }
 
+/// Decodes a message as the gossip lane does.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = link::decode(bytes);
+    let _ = circle::heard(&String::from_utf8_lossy(bytes));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

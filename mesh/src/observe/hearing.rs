@@ -10,8 +10,9 @@ use scp_model::NodeId;
 use super::HEARTBEAT_MS;
 
 /// A tick later than this is our own stall. Below it, scheduling noise of a busy machine would slow every
-/// verdict down.
-pub(super) const LATE_MS: u64 = 100;
+/// verdict down; up to it, a node that stalls for 2,000 ms is silent for 2,000 + 150 + 200 ms at most,
+/// which is still no death.
+pub(super) const LATE_MS: u64 = 200;
 
 #[derive(Debug, Clone, Copy)]
 struct Heard {

@@ -17,7 +17,7 @@
 use scp_model::{NodeId, node::Evidence};
 
 /// Silence at the leader that calls for a verdict. A node that stalls for 2,000 ms is silent for up to
-/// 2,150 ms (one heartbeat interval more) and the leader may be late by 100 ms unnoticed: 2,400 leaves a
+/// 2,150 ms (one heartbeat interval more) and the leader may be late by 200 ms unnoticed: 2,400 leaves a
 /// rest. A killed node is declared dead within 3,000 ms: 2,400, a tick of 150, 250 for the observers'
 /// answers, and the rest for agreement.
 pub const SILENCE_MS_MAX: u64 = 2_400;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use scp_mesh::{Lane, MeshError, NodeKey, RefusalKind, Transport, renew, suite::Echo};
+use scp_model::Timestamp;
 
-use crate::city::{City, DAY_MS, PATIENCE, Registrar, ask, introduce, until};
+use crate::city::{BEGINNING, City, DAY_MS, PATIENCE, Registrar, ask, introduce, until};
 
 #[tokio::test]
 async fn a_node_of_another_city_is_refused() {
@@ -48,6 +49,32 @@ async fn a_removed_node_is_cut_off_and_stays_out() {
     match ask(b, a.node(), Lane::Forward).await {
         Err(MeshError::NotAMember { .. }) => {}
         other => panic!("a removed node gave {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_was_away_lets_in_who_joined_meanwhile_and_no_one_who_was_removed() {
+    let city = City::new();
+    let (away, removed) = (city.member(), city.issue(&NodeKey::generate().expect("a key"), BEGINNING));
+    city.clock.advance(DAY_MS);
+    // The state of the node that was away ends half a day ago.
+    let known_until = Timestamp(BEGINNING + DAY_MS / 2);
+    city.members.send_modify(|members| {
+        let members = members.as_mut().expect("they are known");
+        *members = Arc::new(members.as_ref().clone().known_until(known_until));
+    });
+    let joined = city.issue(&NodeKey::generate().expect("a key"), city.clock.now_ms());
+    let here = city.start(&away, Echo::new()).await;
+    for (other, is_let_in) in [(joined, true), (removed, false)] {
+        let there = city.start(&other, Echo::new()).await;
+        introduce(&[here.clone(), there.clone()]);
+        for (from, to) in [(&there, &here), (&here, &there)] {
+            assert_eq!(ask(from, to.node(), Lane::Raft).await.is_ok(), is_let_in);
+        }
+        assert_eq!(here.connected().contains(&there.node()), is_let_in);
+        // What the node learns next does not cut a member off.
+        city.members.send_modify(|_| ());
+        assert_eq!(ask(&there, here.node(), Lane::Raft).await.is_ok(), is_let_in);
     }
 }
 

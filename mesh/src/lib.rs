@@ -32,9 +32,6 @@ pub mod clock;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub mod fuzz;
 pub mod gossip;
 pub mod identity;
 pub mod join;

@@ -186,8 +186,13 @@ impl Call {
         let mut applied = cluster.applied();
         let here =
             matches!(timeout(CATCH_UP_MAX, applied.wait_for(|at| *at >= answer.index)).await, Ok(Ok(_)));
-        let consistency = if here { Consistency::Stale } else { Consistency::Linearizable };
-        let Snapshot { state, age_ms } = cluster.read(consistency).await?;
+        let mut snapshot =
+            cluster.read(if here { Consistency::Stale } else { Consistency::Linearizable }).await?;
+        if snapshot.state.index < answer.index {
+            // The index is told a moment before its state is.
+            snapshot = cluster.read(Consistency::Linearizable).await?;
+        }
+        let Snapshot { state, age_ms } = snapshot;
         if state.index < answer.index {
             return Err(internal("a state older than what was applied was read"));
         }

@@ -54,6 +54,8 @@ pub enum Fault {
     Panic,
     /// Never answers.
     Hang,
+    /// The command is applied, and no answer ever comes.
+    AppliedAndHang,
 }
 
 pub struct TestCluster {
@@ -146,6 +148,10 @@ impl Cluster for TestCluster {
             Some(Fault::Overloaded) => Err(ClusterError::Overloaded),
             Some(Fault::Panic) => panic!("the test wants it"),
             Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::AppliedAndHang) => {
+                self.apply(proposal);
+                std::future::pending().await
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use rcgen::{
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use scp_api::{
     client::{Client, ClientError, Upload, Watched, collect},
+    cluster::Cluster,
     server::{Options, listen},
     v1::{
         ConsoleLogQuery, DepartmentCreate, EventQuery, FlavorCreate, ImageUpload, JoinTokenCreate, ListQuery,
@@ -216,6 +217,20 @@ async fn an_image_that_lies_is_told_through_the_client() {
 }
 
 #[tokio::test]
+async fn a_large_upload_that_is_refused_at_once_tells_why() {
+    let served = Served::new().await;
+    served.city.image("debian").await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("disk.raw");
+    std::fs::File::create(&file).and_then(|file| file.set_len(32 << 20)).expect("a file");
+    let error = served.client("member").upload_image(&upload("debian", &file), |_, _| {}).await;
+    assert_eq!(error.expect_err("the name is taken").code(), "name_taken");
+    let error = served.client("reader").upload_image(&upload("other", &file), |_, _| {}).await;
+    assert_eq!(error.expect_err("a reader uploads nothing").code(), "forbidden");
+    assert_eq!(served.city.cluster.images.lock().expect("no panic").len(), 1);
+}
+
+#[tokio::test]
 async fn a_dead_node_is_passed_over_and_a_lost_answer_repeated_once() {
     let served = Served::new().await;
     let dead = dead_address().await;
@@ -271,39 +286,47 @@ async fn only_the_citys_own_authority_is_trusted() {
     assert!(Client::https(Vec::<String>::new(), &stranger.issuer.pem()).is_err());
 }
 
-#[tokio::test]
-async fn a_watch_goes_on_when_its_node_stops() {
-    let city = City::new().await;
-    let authority = Authority::new();
-    let mut stops = Vec::new();
-    let mut addresses = Vec::new();
-    for _ in 0..2 {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        addresses.push(listener.local_addr().expect("an address").to_string());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let router = city.router.clone();
-        let (tls, stopped) = (authority.server(), async { drop(stopped.await) });
-        // A runtime of its own: dropping it is a node that vanishes.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let listener = listener.into_std().expect("it is a listener");
+/// A node in a runtime of its own: it vanishes, with its connections, when it is killed.
+struct Node {
+    address: SocketAddr,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Node {
+    fn start(city: &City, authority: &Authority) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("it can");
+        let address = listener.local_addr().expect("an address");
+        let (router, tls) = (city.router.clone(), authority.server());
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).expect("it is a listener");
-            listen::serve_tls(listener, tls, router, stopped).await;
+            listen::serve_tls(listener, tls, router, std::future::pending()).await;
         });
-        stops.push((stop, runtime));
+        Self { address, runtime }
     }
-    let client = Client::https(addresses, &authority.issuer.pem())
-        .expect("a certificate")
-        .with_token(city.token("member"));
+
+    fn kill(self) {
+        self.runtime.shutdown_background();
+    }
+}
+
+/// A client of these nodes, the first of which is asked first.
+fn client_of(nodes: [&Node; 2], city: &City, (authority, user): (&Authority, &str)) -> Client {
+    let addresses = nodes.map(|node| node.address.to_string());
+    Client::https(addresses, &authority.issuer.pem()).expect("a certificate").with_token(city.token(user))
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_when_its_node_stops() {
+    let (city, authority) = (City::new().await, Authority::new());
+    let (first, second) = (Node::start(&city, &authority), Node::start(&city, &authority));
+    let client = client_of([&first, &second], &city, (&authority, "member"));
     let vm = city.vm("web").await;
     let mut watch = client.watch(EventQuery { subject_kind: Some("vm".into()), ..EventQuery::default() });
     assert!(matches!(watch.next().await, Ok(Watched::Ready(_))));
-    let (_, runtime) = stops.remove(0);
-    runtime.shutdown_background();
+    first.kill();
     // Happens while nobody watches; the second node tells it.
     city.by("member", axum::http::Method::POST, &format!("/v1/vms/{vm}/stop")).send().await.ok();
     let event = loop {
@@ -314,9 +337,34 @@ async fn a_watch_goes_on_when_its_node_stops() {
         }
     };
     assert_eq!(event.kind, "vm_power_set");
-    for (_, runtime) in stops {
-        runtime.shutdown_background();
+    second.kill();
+}
+
+#[tokio::test]
+async fn a_node_that_dies_between_the_write_and_its_answer_doubles_nothing() {
+    let (city, authority) = (City::new().await, Authority::new());
+    let (first, second) = (Node::start(&city, &authority), Node::start(&city, &authority));
+    let client = client_of([&first, &second], &city, (&authority, "member"));
+    city.image("debian").await;
+    let vm = VmCreate {
+        name: "web".into(),
+        flavor: "small".into(),
+        image: "debian".into(),
+        ..VmCreate::default()
+    };
+    let before = city.cluster.proposals.load(std::sync::atomic::Ordering::Relaxed);
+    city.cluster.fail_next(Fault::AppliedAndHang);
+    let creating = tokio::spawn(async move { client.create_vm(&vm).await });
+    let mut applied = Cluster::applied(&*city.cluster);
+    while city.cluster.snapshot().vms.is_empty() {
+        applied.changed().await.expect("the city goes on");
     }
+    first.kill();
+    let made = creating.await.expect("no panic").expect("the second node tells what the first did");
+    let vms = city.cluster.snapshot().vms;
+    assert_eq!(vms.keys().map(ToString::to_string).collect::<Vec<_>>(), [made.id]);
+    assert_eq!(city.cluster.proposals.load(std::sync::atomic::Ordering::Relaxed), before + 2);
+    second.kill();
 }
 
 #[tokio::test]
@@ -333,6 +381,11 @@ async fn root_on_the_server_needs_no_token() {
     city.vm("web").await;
     assert_eq!(client.list_vms(ListQuery::default()).await.expect("all").items.len(), 1);
     client.stop_vm("web", None).await.expect("stopped");
+    let file = directory.path().join("disk.raw");
+    std::fs::File::create(&file).and_then(|file| file.set_len(32 << 20)).expect("a file");
+    client.upload_image(&upload("alpine", &file), |_, _| {}).await.expect("an image");
+    let taken = client.upload_image(&upload("debian", &file), |_, _| {}).await;
+    assert_eq!(taken.expect_err("refused while the bytes still come").code(), "name_taken");
     let mut console = client.console("web", None).await.expect("a console");
     assert!(console.output.receive().await.expect("open").is_some());
     console.input.close().await.expect("closed");

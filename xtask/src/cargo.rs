@@ -30,14 +30,21 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the two binaries and says where they are.
+/// Compiles the two binaries and says where they are. `SCP_BINARIES` names a directory with others, for
+/// example of a release, that are used as they are.
 pub fn build_binaries() -> Result<Binaries> {
+    if let Some(dir) = std::env::var_os("SCP_BINARIES").map(PathBuf::from) {
+        return binaries_in(&dir);
+    }
     run(&mut cargo(&["build", "--locked", "--package", "scp-node", "--package", "scp-cli", "--bins"]))?;
-    let dir = target_dir()?.join("debug");
+    binaries_in(&target_dir()?.join("debug"))
+}
+
+fn binaries_in(dir: &Path) -> Result<Binaries> {
     let binaries = Binaries { scpd: dir.join("scpd"), scpctl: dir.join("scpctl") };
     for path in [&binaries.scpd, &binaries.scpctl] {
         if !path.exists() {
-            bail!("cargo built no {}", path.display());
+            bail!("there is no {}", path.display());
         }
     }
     Ok(binaries)

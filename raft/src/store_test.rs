@@ -7,9 +7,18 @@ use openraft::{
     testing::log::{StoreBuilder, Suite},
 };
 
+use scp_model::NodeId;
+
 use crate::{
-    Disk, FileDisk, Machine, MachineSnapshot, applier::Applier, disk::suite, log::Log, sim::MemDisk,
-    snapshot::Snapshots, types::Types, worker::Worker,
+    Disk, FileDisk, Machine, MachineSnapshot, Network,
+    applier::Applier,
+    disk::suite,
+    log::Log,
+    network::Answerer,
+    sim::{MemDisk, Switch},
+    snapshot::Snapshots,
+    types::Types,
+    worker::Worker,
 };
 
 /// Remembers what it was told.
@@ -86,6 +95,29 @@ fn files_pass_the_disk_suite() {
 #[test]
 fn the_simulated_disk_passes_the_disk_suite() {
     suite::check(&MemDisk::new());
+}
+
+#[test]
+fn the_machine_of_these_tests_passes_the_machine_suite() {
+    let commands: Vec<Vec<u8>> = (0..20u8).map(|number| vec![number; usize::from(number)]).collect();
+    crate::machine::suite::check(|| Box::new(Lines::default()), &commands);
+}
+
+struct Switched(Switch);
+
+impl crate::network::suite::Fixture for Switched {
+    fn port(&self, node: NodeId) -> Arc<dyn Network> {
+        self.0.port(node)
+    }
+
+    fn serve(&self, node: NodeId, answerer: Answerer) {
+        self.0.plug_answerer(node, answerer);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_simulated_network_passes_the_network_suite() {
+    crate::network::suite::check(&Switched(Switch::default())).await;
 }
 
 #[test]

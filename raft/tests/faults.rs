@@ -335,7 +335,9 @@ async fn a_group_on_real_files_keeps_everything_through_a_restart_of_all() {
     }
     two.shutdown().await;
     one.shutdown().await;
-    drop((one, two, switch.unplug(ONE), switch.unplug(NodeId(2))));
+    switch.unplug(ONE);
+    switch.unplug(NodeId(2));
+    drop((one, two));
     let (one, one_view) = start(1).await;
     let (two, two_view) = start(2).await;
     one.linearizable().await.expect("a leader is elected");

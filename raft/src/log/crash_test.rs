@@ -239,6 +239,23 @@ fn a_sync_that_failed_makes_its_group_void() {
 }
 
 #[test]
+fn what_a_new_process_reads_is_durable_even_if_its_sync_failed_in_the_old_one() {
+    let requests = workload(11, 30);
+    let disk = MemDisk::new();
+    assert_eq!(run(&disk, &requests[..29]), 29);
+    let (mut writer, _) = Writer::open(Arc::new(disk.clone()), SEGMENT_BYTES, None).expect("opens");
+    writer.replenish().expect("there is space");
+    disk.fail_syncs(1);
+    assert!(writer.commit(&[Record::Vote(Ballot { term: 77, candidate: NodeId(1), won: false })]).is_err());
+    // The process dies and starts again; the page cache still has the group, and calls it clean.
+    let again = disk.crash(Loss::Nothing);
+    let read = open(&again).expect("opens");
+    assert_eq!(read.base.vote.map(|vote| vote.term), Some(77));
+    let after_power_loss = open(&again.crash(Loss::All)).expect("opens");
+    assert_eq!(after_power_loss.base.vote, read.base.vote, "a vote that was read back was given");
+}
+
+#[test]
 fn a_rotten_bit_in_synced_data_is_an_error_and_never_cut() {
     let requests = workload(5, 60);
     let disk = MemDisk::new();

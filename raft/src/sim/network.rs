@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use scp_model::NodeId;
 
-use crate::{Network, Raft, Unreachable};
+use crate::{Network, Raft, Unreachable, network::Answerer};
 
 /// Joins nodes. Cheap to clone.
 #[derive(Clone, Default)]
@@ -19,7 +19,7 @@ pub struct Switch {
 
 #[derive(Default)]
 struct State {
-    nodes: BTreeMap<NodeId, Raft>,
+    nodes: BTreeMap<NodeId, Answerer>,
     /// How often a node was unplugged: ports made before that are dead.
     lives: BTreeMap<NodeId, u64>,
     cut: BTreeSet<(NodeId, NodeId)>,
@@ -37,14 +37,25 @@ impl Switch {
 
     /// Makes a node reachable.
     pub fn plug(&self, node: NodeId, raft: Raft) {
-        self.lock().nodes.insert(node, raft);
+        self.plug_answerer(
+            node,
+            Arc::new(move |from, request| {
+                let raft = raft.clone();
+                Box::pin(async move { raft.answer(from, request).await })
+            }),
+        );
+    }
+
+    /// The same for anything that answers.
+    pub fn plug_answerer(&self, node: NodeId, answerer: Answerer) {
+        self.lock().nodes.insert(node, answerer);
     }
 
     /// Calls to it fail at once, and calls from what still runs of it never arrive.
-    pub fn unplug(&self, node: NodeId) -> Option<Raft> {
+    pub fn unplug(&self, node: NodeId) {
         let mut state = self.lock();
         *state.lives.entry(node).or_default() += 1;
-        state.nodes.remove(&node)
+        state.nodes.remove(&node);
     }
 
     /// What `from` sends to `to` is lost without a word.
@@ -125,7 +136,7 @@ impl Network for Port {
             if !switch.passes(node, peer) {
                 return lost.await;
             }
-            let answer = target.answer(node, request).await;
+            let answer = target(node, request).await;
             tokio::time::sleep(latency).await;
             if switch.passes(peer, node) { answer } else { std::future::pending().await }
         });

@@ -11,6 +11,8 @@
 //! - `snapshot` is cheap (a pointer copy); the work is in [`MachineSnapshot::write`], which runs off
 //!   the apply path and may take its time.
 
+pub mod suite;
+
 use std::io;
 
 /// What the log is applied to.

@@ -65,8 +65,8 @@ async fn a_key_counts_for_its_user_and_route_only() {
     assert_eq!(keyed(&city, Method::POST, "/v1/vms/web/start", json!({})).await.ok()["power"], "running");
     let by_reader = city.by("reader", Method::POST, "/v1/vms/web/stop").header("idempotency-key", KEY);
     by_reader.send().await.problem("forbidden");
-    let by_manager = city.by("manager", Method::POST, "/v1/vms/web/stop").header("idempotency-key", KEY);
-    assert_eq!(by_manager.send().await.ok()["power"], "stopped");
+    let by_another = city.by("manager", Method::POST, "/v1/vms/web/stop").header("idempotency-key", KEY);
+    assert_eq!(by_another.send().await.ok()["power"], "stopped");
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ async fn users_come_log_in_and_go() {
 }
 
 #[tokio::test]
-async fn a_manager_grants_roles_in_the_project_and_sees_no_more_of_a_user() {
+async fn who_grants_roles_in_a_project_sees_no_more_of_a_user() {
     let city = City::new().await;
     let seen =
         city.put("manager", "/v1/users/stranger/grants/default", json!({ "role": "reader" })).await.ok();

@@ -104,8 +104,10 @@ async fn run<T>(
     asking: impl Future<Output = Result<T, MeshError>>,
 ) -> Result<T, MeshError> {
     tokio::select! {
-        result = timeout(call.timeout, asking) => result.unwrap_or_else(|_| Err(progress.timed_out(call))),
+        // First, because after the end everything else is unreachable too.
+        biased;
         () = shared.cancel.cancelled() => Err(MeshError::ShutDown),
+        result = timeout(call.timeout, asking) => result.unwrap_or_else(|_| Err(progress.timed_out(call))),
     }
 }
 
@@ -279,6 +281,9 @@ pub(crate) fn send(shared: &Arc<Shared>, peer: NodeId, lane: Lane, message: Byte
     let limit = lane.limits().bytes_max;
     if message.len() > limit || !lane.is_one_way() {
         return Err(MeshError::TooLarge { lane, length: message.len(), limit });
+    }
+    if shared.cancel.is_cancelled() {
+        return Err(MeshError::ShutDown);
     }
     let link = link_now(shared, peer)?;
     if lane == Lane::Probe {

@@ -148,5 +148,6 @@ async fn after_shutdown_calls_end_and_peers_notice() {
     ask(a, b.node(), Lane::Forward).await.expect("they are connected");
     b.shutdown().await;
     assert_eq!(ask(b, a.node(), Lane::Forward).await, Err(MeshError::ShutDown));
+    assert_eq!(b.send(a.node(), Lane::Gossip, Bytes::new()), Err(MeshError::ShutDown));
     until("the goodbye is heard", || a.connected().is_empty()).await;
 }

@@ -183,3 +183,99 @@ pub fn log_tail(log: &Path, bytes_max: u64) -> io::Result<Bytes> {
     parts.reverse();
     Ok(parts.concat().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::Arc};
+
+    use tokio::net::{UnixListener, unix::OwnedWriteHalf};
+
+    use super::*;
+
+    const VM: VmId = VmId::from_u128(1);
+
+    #[test]
+    fn the_tail_reaches_back_over_rotated_files_and_no_further_than_asked() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("console.log");
+        assert_eq!(&log_tail(&log, 10).expect("nothing was said yet")[..], b"");
+        for (name, said) in [("console.log.1", "abc"), ("console.log.0", "def"), ("console.log", "gh")] {
+            fs::write(dir.path().join(name), said).expect("writes");
+        }
+        for (asked, told) in [(0, ""), (1, "h"), (2, "gh"), (4, "efgh"), (8, "abcdefgh"), (99, "abcdefgh")] {
+            assert_eq!(&log_tail(&log, asked).expect("reads")[..], told.as_bytes());
+        }
+    }
+
+    /// A guest's end of the socket.
+    struct Guest {
+        dir: tempfile::TempDir,
+        listener: UnixListener,
+    }
+
+    impl Guest {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let listener = UnixListener::bind(dir.path().join("sock")).expect("listens");
+            Self { dir, listener }
+        }
+
+        fn socket(&self) -> PathBuf {
+            self.dir.path().join("sock")
+        }
+
+        async fn accept(&self) -> (tokio::net::unix::OwnedReadHalf, OwnedWriteHalf) {
+            self.listener.accept().await.expect("the hub connects").0.into_split()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_viewer_that_sleeps_holds_up_neither_the_guest_nor_the_others() {
+        let (guest, consoles) = (Guest::new(), Consoles::default());
+        let mut sleeper = consoles.attach(VM, &guest.socket()).await.expect("has room");
+        let mut awake = consoles.attach(VM, &guest.socket()).await.expect("has room");
+        let (_from, mut to) = guest.accept().await;
+        let block = Arc::new(vec![b'x'; BLOCK_BYTES]);
+        let mut seen = vec![0; BLOCK_BYTES];
+        for _ in 0..4 * BLOCKS_BEHIND_MAX {
+            to.write_all(&block).await.expect("the hub always reads");
+            awake.read_exact(&mut seen).await.expect("one that reads misses nothing");
+            assert_eq!(seen, *block);
+        }
+        drop(to);
+        let mut late = String::new();
+        sleeper.read_to_string(&mut late).await.expect("it ends with the guest");
+        assert!(late.contains("were missed: too slow"), "it is told that it missed something");
+        assert!(late.len() < 2 * BLOCKS_BEHIND_MAX * BLOCK_BYTES, "and what is kept for it is bounded");
+    }
+
+    #[tokio::test]
+    async fn seats_are_limited_and_are_free_again_when_left() {
+        let (guest, consoles) = (Guest::new(), Consoles::default());
+        let mut viewers = Vec::new();
+        for _ in 0..VIEWERS_MAX {
+            viewers.push(consoles.attach(VM, &guest.socket()).await.expect("has room"));
+        }
+        let (mut from, _to) = guest.accept().await;
+        let full = Err(ConsoleError::TooManyViewers { vm: VM, viewers: VIEWERS_MAX });
+        assert_eq!(consoles.attach(VM, &guest.socket()).await.map(drop), full);
+        viewers.pop();
+        let mut again = loop {
+            match consoles.attach(VM, &guest.socket()).await {
+                Ok(seat) => break seat,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        again.write_all(b"hello").await.expect("the guest reads");
+        let mut heard = [0; 5];
+        from.read_exact(&mut heard).await.expect("what is typed arrives");
+        assert_eq!(&heard, b"hello");
+        // When the last one leaves, so does the connection.
+        drop((viewers, again));
+        assert_eq!(from.read(&mut heard).await.expect("the connection ends in order"), 0);
+        let mut next = consoles.attach(VM, &guest.socket()).await.expect("has room");
+        let (_, mut to) = guest.accept().await;
+        to.write_all(b"hi").await.expect("the hub reads");
+        next.read_exact(&mut heard[..2]).await.expect("a new one is opened");
+    }
+}

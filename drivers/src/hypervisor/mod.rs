@@ -1,5 +1,8 @@
 //! The port to what runs VMs, and the way a node opens the one that works on its server.
 
+#[cfg(feature = "libvirt")]
+mod late;
+
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
@@ -63,18 +66,37 @@ pub const REBOOT_GRACE_MS: u64 = 45_000;
 
 /// Opens the hypervisor of this server and says what it can do. Never fails: a server without one
 /// joins all the same, runs no VMs and says why.
+///
+/// A server that has files of VMs and whose libvirt does not answer is another matter: what runs there
+/// is unknown, not nothing. Its driver fails as retryable and connects as soon as it can; new VMs are not
+/// placed there until `scpd` is started again.
 pub async fn open(config: HypervisorConfig) -> (Arc<dyn Hypervisor>, Compute) {
-    match open_real(config).await {
+    match open_real(config.clone()).await {
         Ok(opened) => opened,
-        Err(reason) => (Arc::new(Absent { reason: reason.clone() }), Compute::None { reason }),
+        Err(reason) => {
+            let driver = without(config, reason.clone());
+            (driver, Compute::None { reason })
+        }
     }
+}
+
+#[cfg(feature = "libvirt")]
+fn without(config: HypervisorConfig, reason: String) -> Arc<dyn Hypervisor> {
+    let vms = std::fs::read_dir(config.dir.join("vms"));
+    let held_vms = vms.is_ok_and(|mut vms| vms.next().is_some());
+    if held_vms { Arc::new(late::Late::new(config, reason)) } else { Arc::new(Absent { reason }) }
+}
+
+#[cfg(not(feature = "libvirt"))]
+fn without(_config: HypervisorConfig, reason: String) -> Arc<dyn Hypervisor> {
+    Arc::new(Absent { reason })
 }
 
 #[cfg(feature = "libvirt")]
 async fn open_real(config: HypervisorConfig) -> Result<(Arc<dyn Hypervisor>, Compute), String> {
     let compute = crate::probe::compute(&config).await?;
-    let driver =
-        crate::libvirt::Libvirt::connect(config, &compute).await.map_err(|error| error.to_string())?;
+    let connected = crate::libvirt::Libvirt::connect(config, &compute).await;
+    let driver = connected.map_err(|error| error.to_string())?;
     Ok((Arc::new(driver), compute))
 }
 
@@ -98,8 +120,8 @@ impl Absent {
 impl Driver for Absent {
     async fn carry_out(&self, op: &Op) -> Result<Vec<Fact>, DriverError> {
         match op {
-            // Nothing runs here, so nothing is left to remove. A server that lost its libvirt is told
-            // apart by its operator: its QEMU processes would have to be ended by hand.
+            // Not confirmed: whoever orders it believes that something is here, and only a hypervisor
+            // could tell.
             Op::RemoveVm { vm, .. } => Err(self.refusal(&format!("removing VM {vm}"))),
             Op::EnsureVm(order) => Err(self.refusal(&format!("starting VM {}", order.vm))),
             Op::StopVm { vm, .. } => Err(self.refusal(&format!("stopping VM {vm}"))),
@@ -129,5 +151,68 @@ impl Hypervisor for Absent {
 
     async fn stats(&self, vm: VmId) -> Result<VmStats, DriverError> {
         Err(self.refusal(&format!("reading the usage of VM {vm}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scp_model::{Epoch, Timestamp};
+
+    use super::*;
+
+    fn config(dir: &std::path::Path) -> HypervisorConfig {
+        HypervisorConfig {
+            uri: "qemu+unix:///system?socket=/nonexistent".into(),
+            dir: dir.into(),
+            run_dir: dir.join("run"),
+            bases: dir.into(),
+            accelerator: Some(crate::probe::Accelerator::Tcg),
+            reboot_grace_ms: 0,
+            clock: Arc::new(|| Timestamp(0)),
+        }
+    }
+
+    fn directory(mode: u32) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(dir.path(), mode).expect("it is ours");
+        dir
+    }
+
+    #[tokio::test]
+    async fn a_server_without_libvirt_runs_no_vms_and_says_why() {
+        let dir = directory(0o711);
+        let (driver, compute) = open(config(dir.path())).await;
+        let Compute::None { reason } = compute else { panic!("there is no libvirt, but {compute:?}") };
+        assert!(!reason.is_empty());
+        assert_eq!(driver.observe().await, Ok(vec![]));
+        let vm = VmId::from_u128(1);
+        let removed = driver.carry_out(&Op::RemoveVm { vm, epoch: Epoch(1) }).await;
+        assert!(
+            matches!(removed, Err(DriverError::Terminal { .. })),
+            "not confirmed without looking: {removed:?}"
+        );
+        assert_eq!(driver.console(vm).await.err(), Some(ConsoleError::NotHere { vm }));
+    }
+
+    #[cfg(feature = "libvirt")]
+    #[tokio::test]
+    async fn where_vms_were_what_runs_is_unknown_until_libvirt_answers() {
+        let dir = directory(0o711);
+        std::fs::create_dir_all(dir.path().join("vms").join(VmId::from_u128(1).to_string()))
+            .expect("makes one");
+        let (driver, compute) = open(config(dir.path())).await;
+        assert!(!compute.runs_vms());
+        let observed = driver.observe().await;
+        assert!(matches!(observed, Err(DriverError::Retryable { .. })), "{observed:?}");
+    }
+
+    #[cfg(feature = "libvirt")]
+    #[tokio::test]
+    async fn a_directory_that_qemu_cannot_reach_is_named_with_the_remedy() {
+        let dir = directory(0o700);
+        let (_, compute) = open(config(dir.path())).await;
+        let Compute::None { reason } = compute else { panic!("{compute:?}") };
+        assert!(reason.contains(&format!("chmod o+x {}", dir.path().display())), "{reason}");
     }
 }

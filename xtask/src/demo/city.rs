@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use scp_servers::{Options, Run, Servers, VmProcess, wait_until};
+use scp_servers::{Options, Run, Server, Servers, VmProcess, wait_until};
 use serde_json::Value;
 
 use crate::cargo::Binaries;
@@ -59,54 +59,33 @@ impl City {
     /// A command on a server, as its root would type it.
     pub fn command(&self, server: &str, words: &[&str]) -> Result<Command> {
         let found = self.servers.servers.iter().find(|it| it.name == server);
-        let found = found.with_context(|| format!("there is no server {server}"))?;
-        // `env -C` because only inside is it known where to go.
-        let mut command = found.command("env")?;
-        command.arg("-C").arg(self.share()).args(words);
-        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into());
-        command.env("PATH", format!("{}:{path}", self.bin().display()));
-        // Each server's root has contexts of its own.
-        command.env("SCP_CONFIG", found.disks().join("scpctl.toml"));
-        Ok(command)
+        command_on(
+            found.with_context(|| format!("there is no server {server}"))?,
+            &self.servers.run.dir,
+            words,
+        )
     }
 
     /// Switches a server on and starts `scpd` on it, as systemd would on a real one.
     pub fn start(&mut self, name: &str) -> Result<()> {
-        self.servers.get(name)?.start()?;
-        let address = self.servers.get(name)?.address.clone();
-        let number = name.trim_start_matches('n');
-        let zone = format!("z{number}");
-        let words = [
-            "scpd",
-            "--data-dir",
-            "/var/lib/scp",
-            "--listen",
-            &address,
-            "--socket",
-            SOCKET,
-            "--name",
-            name,
-            "--zone",
-            &zone,
-        ];
-        let mut command = self.command(name, &words)?;
-        let server = self.servers.get(name)?;
-        let pid = server.spawn("scpd", &mut command)?;
-        let socket = server.path(SOCKET)?;
-        let is_alive = || Path::new(&format!("/proc/{pid}/exe")).exists();
-        let up = wait_until(SOON, || (socket.exists() || !is_alive()).then_some(socket.exists()));
-        if up != Some(true) {
-            bail!("scpd does not come up on {name}. The end of its log:\n{}", self.log_end(name));
-        }
-        Ok(())
+        let dir = self.servers.run.dir.clone();
+        start_on(self.servers.get(name)?, &dir)
+    }
+
+    /// The same for all servers at once.
+    pub fn start_all(&mut self) -> Result<()> {
+        let dir = self.servers.run.dir.clone();
+        let servers = self.servers.servers.iter_mut();
+        let started: Vec<_> = std::thread::scope(|scope| {
+            let starts: Vec<_> = servers.map(|server| scope.spawn(|| start_on(server, &dir))).collect();
+            starts.into_iter().map(|start| start.join().expect("a start does not panic")).collect()
+        });
+        started.into_iter().collect()
     }
 
     /// The last lines of a server's `scpd.log`.
     pub fn log_end(&self, name: &str) -> String {
-        let path = self.servers.run.dir.join(name).join("scpd.log");
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
+        log_end(&self.servers.run.dir.join(name))
     }
 
     /// `scpctl WORDS` on a server; gives its stdout.
@@ -132,4 +111,49 @@ impl City {
         let ours = processes.iter().filter(|process| process.uuid == uuid);
         ours.filter_map(|process| names.get(&process.namespace).cloned()).collect()
     }
+}
+
+fn command_on(server: &Server, dir: &Path, words: &[&str]) -> Result<Command> {
+    // `env -C` because only inside is it known where to go.
+    let mut command = server.command("env")?;
+    command.arg("-C").arg(dir.join("share")).args(words);
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    command.env("PATH", format!("{}:{path}", dir.join("bin").display()));
+    // Each server's root has contexts of its own.
+    command.env("SCP_CONFIG", server.disks().join("scpctl.toml"));
+    Ok(command)
+}
+
+fn start_on(server: &mut Server, dir: &Path) -> Result<()> {
+    server.start()?;
+    let (name, address) = (server.name.clone(), server.address.clone());
+    let zone = format!("z{}", name.trim_start_matches('n'));
+    let words = [
+        "scpd",
+        "--data-dir",
+        "/var/lib/scp",
+        "--listen",
+        &address,
+        "--socket",
+        SOCKET,
+        "--name",
+        &name,
+        "--zone",
+        &zone,
+    ];
+    let mut command = command_on(server, dir, &words)?;
+    let pid = server.spawn("scpd", &mut command)?;
+    let socket = server.path(SOCKET)?;
+    let is_alive = || Path::new(&format!("/proc/{pid}/exe")).exists();
+    let up = wait_until(SOON, || (socket.exists() || !is_alive()).then_some(socket.exists()));
+    if up != Some(true) {
+        bail!("scpd does not come up on {name}. The end of its log:\n{}", log_end(server.disks()));
+    }
+    Ok(())
+}
+
+fn log_end(disks: &Path) -> String {
+    let text = fs::read_to_string(disks.join("scpd.log")).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
 }

@@ -87,9 +87,7 @@ fn play(city: &mut City, timeline: &mut Timeline, measures: &mut Measures) -> Re
 /// A city of three servers, as its operators would make it.
 pub fn found(city: &mut City, timeline: &mut Timeline, measures: &mut Measures) -> Result<()> {
     let begun = now();
-    for server in SERVERS {
-        city.start(server)?;
-    }
+    city.start_all()?;
     timeline.reached("three servers are on, each with libvirtd and scpd");
     let made = city.ask("n1", &["init", "--city", "agueda", "--country", "PT"])?;
     timeline.reached("scpctl init: a city of one node");

@@ -39,13 +39,7 @@ pub fn links_lead_somewhere(tree: &Tree) -> Findings {
         for (at, line) in file.text.lines().enumerate() {
             for link in links(line).filter(|link| !link.contains("://") && !link.starts_with('#')) {
                 let target = resolve(path, link.split('#').next().unwrap_or_default());
-                let is_there = tree.files.contains_key(&target)
-                    || tree
-                        .files
-                        .keys()
-                        .any(|known| known.starts_with(&format!("{}/", target.trim_end_matches('/'))))
-                    || target == "LICENSE";
-                if !is_there {
+                if !tree.has(&target) {
                     findings.push(format!("{path}:{}: {link} leads nowhere", at + 1));
                 }
                 if target != path {

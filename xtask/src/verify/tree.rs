@@ -1,6 +1,10 @@
 //! The source tree in memory: what the checks look at, and what their tests make up.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 
@@ -15,6 +19,8 @@ const ENDINGS: [&str; 7] = ["rs", "md", "toml", "sh", "yml", "yaml", "json"];
 #[derive(Debug, Default)]
 pub struct Tree {
     pub files: BTreeMap<String, File>,
+    /// Paths of everything else: data, and what has no ending.
+    pub others: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -44,6 +50,8 @@ impl Tree {
             {
                 let text = fs::read_to_string(entry.path()).with_context(|| format!("{path} is not text"))?;
                 self.add(&path, text);
+            } else {
+                self.others.insert(path);
             }
         }
         Ok(())
@@ -52,6 +60,15 @@ impl Tree {
     pub fn add(&mut self, path: &str, text: String) {
         let code = if path.ends_with(".rs") { rust::code_of(&text) } else { String::new() };
         self.files.insert(path.into(), File { text, code });
+    }
+
+    /// Whether there is a file, or a folder with files, of that path.
+    pub fn has(&self, path: &str) -> bool {
+        let path = path.trim_end_matches('/');
+        let is_it = |known: &String| {
+            known.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.files.keys().any(is_it) || self.others.iter().any(is_it)
     }
 
     /// Rust files by path.

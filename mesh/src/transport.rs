@@ -59,6 +59,10 @@ pub trait Transport: Send + Sync + 'static {
 }
 
 /// What a node answers to others.
+///
+/// # Assumptions
+/// - Every future may be dropped at any await: a second after the caller's deadline, when the connection
+///   or the mesh ends. What must go on regardless belongs into a task of its own.
 #[async_trait]
 pub trait Service: Send + Sync + 'static {
     /// A request of a member.

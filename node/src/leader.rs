@@ -96,11 +96,18 @@ impl Leader {
             me: self.proposer.me(),
             leader_since,
             suspicions: self.suspicions(&state, &silences).await,
-            heard: heard(&silences),
+            heard: self.heard(&silences),
         };
         let commands = scp_scheduler::plan(&state, &view);
         let answers = join_all(commands.into_iter().map(|command| self.propose(command))).await;
         answers.into_iter().filter(|effective| *effective).count()
+    }
+
+    /// Who really spoke a moment ago. Silence alone does not tell: it begins at nothing for every node when
+    /// this one begins to watch, as a new leader does, and a dead node would seem to be back.
+    fn heard(&self, silences: &[(NodeId, u64)]) -> BTreeSet<NodeId> {
+        let spoke = |node: &NodeId| self.observer.last_heard(*node).is_some_and(|ms| ms <= HEARD_MS);
+        silences.iter().map(|(node, _)| *node).filter(spoke).collect()
     }
 
     async fn suspicions(&self, state: &State, silences: &[(NodeId, u64)]) -> Vec<Suspicion> {
@@ -157,8 +164,4 @@ fn effective(command: &Command, answer: Result<Answer, scp_codec::CodecError>) -
             false
         }
     }
-}
-
-fn heard(silences: &[(NodeId, u64)]) -> BTreeSet<NodeId> {
-    silences.iter().filter(|(_, silence)| *silence <= HEARD_MS).map(|(node, _)| *node).collect()
 }

@@ -61,8 +61,11 @@ impl Renewal {
             let pem = self.issuer.renew(self.proposer.me()).map_err(|refusal| refusal.why)?;
             Identity::new(identity.key.clone(), &pem, identity.authority_pem()).map_err(|e| e.to_string())?
         } else {
-            let voters: Vec<_> = self.proposer.raft.status().borrow().voters.iter().copied().collect();
-            renew::renew(&*self.proposer.transport, &voters, identity, ASK_TIMEOUT)
+            let mut askable: Vec<_> = self.proposer.raft.status().borrow().voters.iter().copied().collect();
+            // After a long absence the voters that this node knows may all be gone; whoever has found it
+            // since may be one of today's.
+            askable.extend(self.mesh.connected());
+            renew::renew(&*self.proposer.transport, &askable, identity, ASK_TIMEOUT)
                 .await
                 .map_err(|error| error.to_string())?
         };

@@ -236,3 +236,32 @@ fn a_vm_survives_the_removal_of_its_image_and_waits_for_one_that_is_missing() {
         driver.carry_out(&Op::RemoveVm { vm, epoch: Epoch(1) }).await.expect("is removed");
     });
 }
+
+#[test]
+fn a_paused_guest_goes_on_and_a_power_cut_starts_nothing_by_itself() {
+    on_a_server("a_paused_guest_goes_on_and_a_power_cut_starts_nothing_by_itself", || async {
+        let mut world = RealWorld::new().await;
+        let driver = world.connect().await;
+        let vm = VmId::from_u128(0x205);
+        let ensure = Op::EnsureVm(Box::new(world.order(vm, Epoch(1), Guest::Obedient)));
+        driver.carry_out(&ensure).await.expect("starts");
+        let (started, pid) = (fact(&driver, vm).await.expect("runs"), RealWorld::pid(vm));
+        run("virsh", &["suspend", &vm.to_string()]);
+        assert_eq!(fact(&driver, vm).await.map(|fact| fact.run), Some(RunState::Paused));
+        assert_eq!(driver.carry_out(&ensure).await, Ok(vec![Fact::Vm(started)]), "it goes on where it was");
+        assert_eq!(RealWorld::pid(vm), pid);
+        // A paused guest cannot obey: it is not waited for.
+        run("virsh", &["suspend", &vm.to_string()]);
+        let stop = Op::StopVm { vm, epoch: Epoch(1), generation: 1, grace_ms: u64::MAX };
+        driver.carry_out(&stop).await.expect("stops at once");
+        driver.carry_out(&ensure).await.expect("starts");
+        drop(driver);
+        world.daemons.cut_power(RealWorld::pid(vm));
+        let driver = world.connect().await;
+        let found = fact(&driver, vm).await.expect("its definition is there");
+        assert_eq!((found.run, found.epoch, found.started_at), (RunState::Crashed, Epoch(1), None));
+        let facts = driver.carry_out(&ensure).await.expect("starts when it is ordered");
+        assert!(matches!(facts.as_slice(), [Fact::Vm(fact)] if fact.run == RunState::Running), "{facts:?}");
+        driver.carry_out(&Op::RemoveVm { vm, epoch: Epoch(1) }).await.expect("is removed");
+    });
+}

@@ -199,8 +199,9 @@ impl Libvirt {
             let found = self.link.run(doing, move |connect| domain::find(connect, vm)).await?;
             match found.map(|found| found.state) {
                 None | Some(State::Off(_)) => return Ok(()),
-                Some(State::Dead) => break,
-                Some(State::Running | State::Paused) => tokio::time::sleep(STOP_POLL).await,
+                // Neither can react to the button.
+                Some(State::Dead | State::Paused) => break,
+                Some(State::Running) => tokio::time::sleep(STOP_POLL).await,
             }
         }
         self.destroy(doing, vm).await

@@ -34,7 +34,21 @@ impl Daemons {
 
     /// libvirtd is killed and started again; its guests run on.
     pub fn restart_libvirtd(&mut self) {
+        self.restart_after(|| {});
+    }
+
+    /// The server loses power: libvirtd, the guest and what they kept in `/run` are gone.
+    pub fn cut_power(&mut self, guest: i32) {
+        self.restart_after(|| {
+            run("kill", &["-9", &guest.to_string()]);
+            until("the guest is gone", || !Path::new(&format!("/proc/{guest}")).exists());
+            fs::remove_dir_all("/run/libvirt/qemu").expect("libvirtd kept its state there");
+        });
+    }
+
+    fn restart_after(&mut self, meanwhile: impl FnOnce()) {
         end(&mut self.libvirtd);
+        meanwhile();
         fs::remove_file(LIBVIRT_SOCKET).expect("libvirtd had its socket");
         self.libvirtd = libvirtd();
     }

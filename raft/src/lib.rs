@@ -10,6 +10,29 @@
 //!            answer(from) │         └──▶ peers: codec frames ───────────────▶ Network (port)
 //!                         └───────────────────────────────────────────────────┘
 //! ```
+//!
+//! # Flow of a write
+//! [`Raft::write`] on the leader → openraft appends → the log makes it durable here while peers do the
+//! same → a majority has it: committed → applied in order on every node → the machine's answer returns.
+//!
+//! # Guarantees
+//! - *An acknowledged write is never lost*: it is synced on a majority, and what is damaged afterwards is
+//!   an error, not a gap ([`log`]).
+//! - *Reads see it*: [`Raft::linearizable`], on any node, returns when everything acknowledged before the
+//!   call is applied there. No clock is trusted for that.
+//! - *One leader at most commits*: a partitioned one commits nothing, and its reads fail.
+//! - *A node that returns disturbs nobody*: it asks before it calls an election (pre-vote).
+//! - *A full disk stops writes, not the node*: see `keeper`; a failed one is opened anew by itself.
+//! - *A leader that stops in order hands over first*; one that dies is replaced in 0.6 to 1 s ([`config`]).
+//!
+//! # Assumptions
+//! - Peers are authenticated and not malicious; a message that speaks for another node is refused.
+//! - A directory belongs to one node for ever ([`StartError::Identity`]). A node that lost its disk comes
+//!   back under a new id.
+//!
+//! # Not here
+//! Who shall vote (the scheduler), where peers are (the mesh), forwarding of writes to the leader (the
+//! node), the meaning of commands and the recognition of repeated ones (the state).
 
 mod answer;
 mod applier;

@@ -405,6 +405,36 @@ fn a_full_disk_leaves_a_segment_of_reserve_and_then_refuses() {
 }
 
 #[test]
+fn a_spare_made_aside_is_reported_used_and_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory is to be had");
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(dir.path()).expect("opens"));
+    let (mut writer, _) = Writer::open(disk.clone(), SEGMENT_BYTES, None).expect("opens");
+    let (wake, woken) = std::sync::mpsc::channel();
+    let aside = |writer: &mut Writer| {
+        let wake = wake.clone();
+        writer.replenish_aside(move || wake.send(()).expect("the test listens"))
+    };
+    aside(&mut writer).expect("a thread is to be had");
+    woken.recv().expect("it ends");
+    aside(&mut writer).expect("it was made");
+    assert!(writer.has_spare());
+    // From here on each segment is made while the one before fills up; a roll waits for it if it must.
+    let mut written = 0;
+    for index in 0..200 {
+        let content = Content::Command(vec![7; 500].into());
+        writer
+            .commit(&[Record::Entry(LogEntry { at: position(1, index), content })])
+            .expect("there is space");
+        aside(&mut writer).expect("there is space");
+        written += 1;
+    }
+    writer.settle();
+    drop(writer);
+    let (_, recovered) = Writer::open(disk, SEGMENT_BYTES, None).expect("opens");
+    assert_eq!(recovered.entries.len(), written);
+}
+
+#[test]
 fn purged_segments_give_their_space_back() {
     let disk = MemDisk::new();
     let (mut writer, _) = Writer::open(Arc::new(disk.clone()), SEGMENT_BYTES, None).expect("opens");

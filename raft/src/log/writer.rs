@@ -4,10 +4,14 @@
 //! segment-..1   segment-..2 (current)   spare
 //! ```
 //! When a group does not fit the current segment, the spare gets a head and its name, and becomes
-//! current. A new spare is made afterwards, outside the path of writes; when that fails for want of
-//! space, the writer still has a segment's worth of reserve, and says so.
+//! current. A new spare is made afterwards, on a thread of its own where the disk allows it: zeroing a
+//! segment takes tens of milliseconds, which no write should wait for. When it fails for want of space,
+//! the writer still has the rest of the current segment as reserve, and says so.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, mpsc},
+};
 
 use super::{
     LogError,
@@ -40,12 +44,47 @@ struct Current {
     sealed: bool,
 }
 
+type Made = Result<Arc<dyn DiskFile>, DiskError>;
+
+enum Spare {
+    Missing,
+    /// A thread is at it.
+    Making(mpsc::Receiver<Made>),
+    Ready(Arc<dyn DiskFile>),
+}
+
+impl Spare {
+    /// Waits for the thread that is making it.
+    fn settle(&mut self) -> Result<(), DiskError> {
+        let Self::Making(made) = self else { return Ok(()) };
+        let made = made.recv().unwrap_or_else(|_| Err(thread_ended()));
+        self.put(made)
+    }
+
+    fn put(&mut self, made: Made) -> Result<(), DiskError> {
+        match made {
+            Ok(file) => {
+                *self = Self::Ready(file);
+                Ok(())
+            }
+            Err(error) => {
+                *self = Self::Missing;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn thread_ended() -> DiskError {
+    DiskError::Failed("the thread that makes segments ended".into())
+}
+
 pub(crate) struct Writer {
     disk: Arc<dyn Disk>,
     segment_bytes: u64,
     kept: VecDeque<Kept>,
     current: Current,
-    spare: Option<Arc<dyn DiskFile>>,
+    spare: Spare,
     next_group: u64,
     base: Base,
 }
@@ -85,7 +124,7 @@ impl Writer {
             .iter()
             .map(|segment| Kept { sequence: segment.head.sequence, index_max: segment.index_max })
             .collect();
-        let spare = reuse_spare(&*disk, segment_bytes)?;
+        let spare = reuse_spare(&*disk, segment_bytes)?.map_or(Spare::Missing, Spare::Ready);
         let mut writer = Self { disk, segment_bytes, kept, current, spare, next_group, base };
         writer.drop_purged()?;
         Ok((writer, recovered))
@@ -100,20 +139,58 @@ impl Writer {
     pub(crate) fn reserve(&self) -> u64 {
         let overhead = (GROUP_HEAD_BYTES + ALIGN) as u64;
         let rest = (self.current.size - self.current.end).saturating_sub(overhead);
-        let spare = if self.spare.is_some() { self.segment_bytes - HEAD_BYTES as u64 - overhead } else { 0 };
+        let spare = if self.has_spare() { self.segment_bytes - HEAD_BYTES as u64 - overhead } else { 0 };
         rest + spare
     }
 
     pub(crate) fn has_spare(&self) -> bool {
-        self.spare.is_some()
+        matches!(self.spare, Spare::Ready(_))
     }
 
     /// Makes a spare segment when there is none.
     pub(crate) fn replenish(&mut self) -> Result<(), DiskError> {
-        if self.spare.is_none() {
-            self.spare = Some(make_spare(&*self.disk, self.segment_bytes)?);
+        self.spare.settle()?;
+        match self.spare {
+            Spare::Ready(_) => Ok(()),
+            Spare::Missing | Spare::Making(_) => {
+                let made = make_spare(&*self.disk, self.segment_bytes);
+                self.spare.put(made)
+            }
         }
-        Ok(())
+    }
+
+    /// The same on a thread of its own, which calls `made` at its end: then ask again. An error is that
+    /// of the attempt that ended.
+    pub(crate) fn replenish_aside(&mut self, made: impl FnOnce() + Send + 'static) -> Result<(), DiskError> {
+        match &self.spare {
+            Spare::Ready(_) => Ok(()),
+            Spare::Making(made) => match made.try_recv() {
+                Ok(made) => self.spare.put(made),
+                Err(mpsc::TryRecvError::Empty) => Ok(()),
+                Err(mpsc::TryRecvError::Disconnected) => self.spare.put(Err(thread_ended())),
+            },
+            Spare::Missing => {
+                let (disk, segment_bytes) = (self.disk.clone(), self.segment_bytes);
+                let (put, get) = mpsc::sync_channel(1);
+                let work = move || {
+                    // Nobody takes it: the writer is gone, and had waited if it could have mattered.
+                    let _ = put.send(make_spare(&*disk, segment_bytes));
+                    made();
+                };
+                std::thread::Builder::new()
+                    .name("raft-spare".into())
+                    .spawn(work)
+                    .map_err(|error| DiskError::Failed(format!("no thread for a new segment: {error}")))?;
+                self.spare = Spare::Making(get);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until nothing but this writer's owner touches its files: another may open them then.
+    pub(crate) fn settle(&mut self) {
+        // A spare that could not be made is no loss to whoever closes.
+        let _ = self.spare.settle();
     }
 
     /// Makes the records durable, in order. After an error the writer must be opened anew, with
@@ -183,7 +260,9 @@ impl Writer {
     /// Goes on in the spare segment.
     fn roll(&mut self) -> Result<(), DiskError> {
         self.replenish()?;
-        let file = self.spare.take().expect("replenish made one");
+        let Spare::Ready(file) = std::mem::replace(&mut self.spare, Spare::Missing) else {
+            unreachable!("replenish made one, or failed");
+        };
         let head = SegmentHead {
             sequence: self.current.sequence + 1,
             salt: rand::random(),

@@ -64,7 +64,9 @@ pub(crate) fn spawn(
     space: watch::Sender<Space>,
 ) -> io::Result<mpsc::Sender<Job>> {
     let (jobs, mut queue) = mpsc::channel(JOBS_MAX);
-    let mut log = WriterLoop { writer, space };
+    // A spare that is made aside is a thread's; a simulation has none.
+    let wake = matches!(place, Place::Thread).then(|| jobs.downgrade());
+    let mut log = WriterLoop { writer, space, wake };
     match place {
         Place::Thread => {
             std::thread::Builder::new().name("raft-log".into()).spawn(move || {
@@ -95,6 +97,8 @@ pub(crate) fn spawn(
 struct WriterLoop {
     writer: Writer,
     space: watch::Sender<Space>,
+    /// Where a thread that made a spare reports; none: spares are made in line.
+    wake: Option<mpsc::WeakSender<Job>>,
 }
 
 impl WriterLoop {
@@ -108,6 +112,8 @@ impl WriterLoop {
         let mut records = Vec::new();
         let mut waiting = Vec::new();
         let mut closing = None;
+        // A full disk is tried again when the keeper says so, not at every write.
+        let mut try_spare = self.space.borrow().full.is_none();
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
@@ -115,7 +121,7 @@ impl WriterLoop {
                     records.extend(more);
                     waiting.push(done);
                 }
-                Job::Replenish => {}
+                Job::Replenish => try_spare = true,
                 Job::Close { done } => {
                     closing = Some(done);
                     break;
@@ -132,10 +138,19 @@ impl WriterLoop {
                 // A failure is kept; the answer says what is synced.
                 let _ = self.keep_failure(|writer| writer.seal(true));
             }
+            self.writer.settle();
             let _ = done.send(self.writer.next_group());
             return std::ops::ControlFlow::Break(());
         }
-        self.replenish();
+        if try_spare {
+            self.replenish();
+        } else {
+            let reserve = self.writer.reserve();
+            self.space.send_if_modified(|space| {
+                space.reserve = reserve;
+                false
+            });
+        }
         if queue.is_empty() && self.failed().is_none() {
             let _ = self.keep_failure(|writer| writer.seal(false));
         }
@@ -170,7 +185,20 @@ impl WriterLoop {
         if self.failed().is_some() {
             return;
         }
-        let full = if self.writer.has_spare() { None } else { self.writer.replenish().err() };
+        let before = self.space.borrow().full.clone();
+        let full = match self.wake.clone() {
+            None => self.writer.replenish().err(),
+            Some(wake) => {
+                let asked = self.writer.replenish_aside(move || {
+                    if let Some(jobs) = wake.upgrade() {
+                        // The loop may have ended.
+                        let _ = jobs.blocking_send(Job::Replenish);
+                    }
+                });
+                // While another attempt is under way nothing has changed for the better yet.
+                asked.err().or(before.filter(|_| !self.writer.has_spare()))
+            }
+        };
         let reserve = self.writer.reserve();
         self.space.send_if_modified(|space| {
             let changed = space.full != full;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use scp_api::{
-    client::Client,
+    client::{Client, ClientError, collect},
     local::SOCKET_PATH,
     v1::{self, Consistency},
 };
@@ -71,19 +71,29 @@ impl App {
         context.project.clone()
     }
 
+    /// The project to look a name up in; an id needs none, and is found in every project.
+    pub fn within(&self, name: &str) -> Option<String> {
+        if uuid::Uuid::try_parse(name).is_ok() { None } else { self.project() }
+    }
+
     /// A list of one project's things, or of all that may be seen.
     pub fn list_query(&self, all_projects: bool) -> v1::ListQuery {
         let project = if all_projects { None } else { self.project() };
         v1::ListQuery { project, ..v1::ListQuery::default() }
     }
 
-    /// The socket of this server's `scpd`.
-    pub fn socket(&self) -> &Path {
-        self.global.socket.as_deref().unwrap_or(Path::new(SOCKET_PATH))
+    /// The socket of this server's `scpd`: the option's, else that of the context `init` or `join` made.
+    pub fn socket(&self) -> PathBuf {
+        let of_context = || {
+            let store = self.store().ok()?;
+            let (_, context) = store.find(self.global.context.as_deref()).ok()??;
+            context.socket.clone()
+        };
+        self.global.socket.clone().or_else(of_context).unwrap_or_else(|| SOCKET_PATH.into())
     }
 
     pub fn local(&self) -> Result<Local> {
-        Local::new(self.socket())
+        Local::new(&self.socket())
     }
 
     async fn connect(&self) -> Result<Client> {
@@ -99,6 +109,16 @@ impl App {
     /// How long a call may take; whoever waits for less than that in all does not wait for it either.
     pub fn deadline(&self) -> Duration {
         DEADLINE.min(Duration::from_secs(self.global.timeout))
+    }
+
+    /// Says how old a stale answer is, once the command has given it.
+    pub fn tell_age(&self) {
+        if let Some(client) = self.client.get()
+            && self.global.stale
+        {
+            let age = crate::output::duration_ms(client.last_age_ms());
+            self.out.talk(format!("This is what one node knew {age} ago."));
+        }
     }
 
     fn door(&self) -> Result<Door> {
@@ -177,12 +197,34 @@ impl App {
         spinner
     }
 
-    /// This server's context, written by `init` and `join`, becomes the current one.
-    pub fn put_context(&self, city: &str, context: Context) -> Result<String> {
-        let name = self.global.context.clone().unwrap_or_else(|| city.to_owned());
-        let mut store = self.store()?;
-        store.put(&name, context)?;
-        Ok(name)
+    /// All pages of a list, by name: what people look for.
+    pub async fn all<T, Answer>(
+        &self,
+        query: v1::ListQuery,
+        page: impl FnMut(v1::ListQuery) -> Answer,
+        name: impl Fn(&T) -> &str,
+    ) -> Result<Vec<T>>
+    where
+        Answer: Future<Output = std::result::Result<v1::List<T>, ClientError>>,
+    {
+        let mut items = collect(query, page).await?;
+        items.sort_by(|a, b| name(a).cmp(name(b)));
+        Ok(items)
+    }
+
+    /// This server's context, written by `init` and `join`, becomes the current one. What was done stays
+    /// done when it cannot be written: that is a warning.
+    pub fn remember(&self, city: &str, context: Context) {
+        let name = self.global.context.as_deref().unwrap_or(city);
+        let socket = self.socket();
+        match self.store().and_then(|mut store| store.put(name, context)) {
+            Ok(()) => self.out.detail(format!("the context {name} is the current one")),
+            Err(error) => self.out.talk(format!(
+                "warning: no context could be written: {}. Until it is: scpctl --socket {}",
+                error.what,
+                socket.display()
+            )),
+        }
     }
 
     /// After `leave`: the context that `init` or `join` made here is of no use any more.

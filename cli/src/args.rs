@@ -96,7 +96,7 @@ pub struct Global {
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table, env = "SCP_OUTPUT")]
     #[arg(value_name = "FORMAT", hide_env = true, hide_possible_values = true)]
     pub output: Format,
-    /// Take what the node has, without asking the leader
+    /// Take what the node has, without asking the leader, and tell how old it is
     #[arg(long, global = true)]
     pub stale: bool,
     /// Wait until it is really done, and show the progress

@@ -56,7 +56,9 @@ pub fn main() -> u8 {
         Ok(runtime) => runtime,
         Err(error) => return tell(&CliError::failed(format!("no runtime can be started: {error}")), format),
     };
-    let result = runtime.block_on(run(command, App::new(global)));
+    let app = App::new(global);
+    let result = runtime.block_on(run(command, &app));
+    app.tell_age();
     // A read of stdin may still be blocked in its thread: nobody waits for it.
     runtime.shutdown_background();
     match result {
@@ -65,8 +67,7 @@ pub fn main() -> u8 {
     }
 }
 
-async fn run(command: Command, app: App) -> Result<()> {
-    let app = &app;
+async fn run(command: Command, app: &App) -> Result<()> {
     match command {
         Command::Init(args) => init::run(&args, app).await,
         Command::Join(args) => join::run(&args, app).await,

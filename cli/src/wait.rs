@@ -79,7 +79,9 @@ fn hopeless(vm: &v1::Vm, goal: Goal) -> Option<String> {
         return Some(format!("it crashed and its restart policy is never: {message}"));
     }
     match (goal, vm.power) {
-        (Goal::Running | Goal::Rebooted, v1::Power::Stopped) => Some("somebody stopped it meanwhile".into()),
+        (Goal::Running | Goal::Rebooted, v1::Power::Stopped) => {
+            Some("it was stopped meanwhile, by somebody or from inside".into())
+        }
         (Goal::Stopped, v1::Power::Running) => Some("somebody started it meanwhile".into()),
         _ => None,
     }
@@ -87,6 +89,8 @@ fn hopeless(vm: &v1::Vm, goal: Goal) -> Option<String> {
 
 /// Waits for a VM; gives its last state, `None` when it is gone. On failure its explanation is told.
 pub async fn vm(app: &App, client: &Client, id: &str, goal: Goal) -> Result<Option<v1::Vm>> {
+    // Whatever --stale says: an answer from before the order would be taken for its end.
+    let client = &client.clone().with_consistency(v1::Consistency::Linearizable);
     let deadline = Instant::now() + Duration::from_secs(app.global.timeout);
     let mut watch = client.watch(v1::EventQuery {
         subject_kind: Some("vm".into()),

@@ -104,6 +104,20 @@ fn a_vm_is_created_waited_for_listed_and_deleted() {
 }
 
 #[test]
+fn what_is_in_another_project_is_found_by_id_and_public_images_by_name() {
+    let (place, _city) = as_ana();
+    place.over_socket("project create library").ok();
+    place.over_socket("--project library vm create web --image debian --flavor small").ok();
+    let id = place.over_socket("vm list -A -o json").ok().json()[0]["id"].as_str().unwrap().to_owned();
+    place.over_socket("--project default vm show web").failed(3);
+    place.over_socket(&format!("--project default vm show {id}")).ok();
+    place.over_socket("--project library image show debian").ok();
+    let listed = place.over_socket("--project library image list -o json").ok().json();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["name"]), (1, &json!("debian")));
+    place.run("vm list -A").ok();
+}
+
+#[test]
 fn several_vms_are_numbered() {
     let (place, _city) = as_ana();
     let made = place.run("vm create w --image debian --flavor small --count 3 --wait -q -o json").ok();
@@ -151,7 +165,8 @@ fn every_kind_of_failure_has_its_exit_code_and_its_remedy() {
     assert!(error["error"]["why"][0].as_str().unwrap().starts_with("127.0.0.1:1: "), "{error}");
     city.cluster.set_quorum(false);
     place.run("vm stop web --timeout 1").failed(6);
-    place.run("vm list --stale").ok();
+    let told = place.run("vm list --stale").ok();
+    assert!(told.err.ends_with("This is what one node knew 7 s ago.\n"), "{told:#?}");
     let told = place.run("status").ok();
     assert!(told.out.starts_with("Unavailable: "), "{told:#?}");
 }

@@ -152,6 +152,16 @@ fn init_makes_a_context_and_tells_how_to_go_on() {
 }
 
 #[test]
+fn what_is_told_once_is_told_even_when_no_context_can_be_written() {
+    let (place, scpd) = (Place::new(), Arc::new(Scpd::default()));
+    scpd.serve(&place);
+    std::fs::create_dir(place.config()).unwrap();
+    let told = place.over_socket("init --city lisboa --country PT").ok();
+    assert!(told.out.contains("correct horse battery staple"), "{told:#?}");
+    assert!(told.err.contains("warning: no context could be written"), "{told:#?}");
+}
+
+#[test]
 fn init_for_programs_is_one_json_object() {
     let (place, scpd) = (Place::new(), Arc::new(Scpd::default()));
     scpd.serve(&place);

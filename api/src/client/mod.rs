@@ -21,7 +21,10 @@ mod watch;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -54,6 +57,8 @@ struct Shared {
     door: Door,
     /// Which address answered last.
     preferred: AtomicUsize,
+    /// How old the state was that the last answer was read from.
+    age_ms: AtomicU64,
 }
 
 enum Door {
@@ -139,7 +144,8 @@ impl Client {
 
     fn open(http: reqwest::ClientBuilder, door: Door) -> Result<Self> {
         let http = http.build().map_err(|error| ClientError::Config { why: send::describe(&error) })?;
-        let shared = Arc::new(Shared { http, door, preferred: AtomicUsize::new(0) });
+        let shared =
+            Arc::new(Shared { http, door, preferred: AtomicUsize::new(0), age_ms: AtomicU64::new(0) });
         let consistency = Consistency::Linearizable;
         Ok(Self { shared, token: None, consistency, deadline: DEADLINE_DEFAULT, request: None })
     }
@@ -148,6 +154,11 @@ impl Client {
     pub fn with_token(mut self, token: &str) -> Self {
         self.token = Some(token.into());
         self
+    }
+
+    /// How old the state may have been that the last answer was read from: 0 unless it was a stale read.
+    pub fn last_age_ms(&self) -> u64 {
+        self.shared.age_ms.load(Ordering::Relaxed)
     }
 
     /// Reads are as fresh as this.

@@ -187,6 +187,7 @@ impl Client {
             failed => return Err(failed),
         };
         let status = response.status();
+        self.note_age(&response);
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
@@ -197,6 +198,14 @@ impl Client {
                 Ok(Some(_)) => return Err(Attempt::Lost(format!("{address}: the answer is too large"))),
                 Err(error) => return Err(Attempt::Lost(format!("{address}: {}", describe(&error)))),
             }
+        }
+    }
+
+    /// Remembers how old the state was that the answer was read from.
+    fn note_age(&self, response: &Response) {
+        let age = response.headers().get(v1::AGE_MS).and_then(|age| age.to_str().ok()?.parse().ok());
+        if let Some(age_ms) = age {
+            self.shared.age_ms.store(age_ms, Ordering::Relaxed);
         }
     }
 

@@ -27,7 +27,7 @@ const QUIET: Duration = Duration::from_secs(2);
 const FOLLOW: Duration = Duration::from_secs(1);
 
 pub async fn run(vm: &str, app: &App) -> Result<()> {
-    let project = app.project();
+    let project = app.within(vm);
     let console = app.client().await?.console(vm, project.as_deref()).await?;
     let interactive = std::io::stdin().is_terminal();
     if interactive {
@@ -128,7 +128,7 @@ impl Signals {
 pub async fn log(vm: &str, follow: bool, bytes: Option<u64>, app: &App) -> Result<()> {
     let client = app.client().await?;
     // By id from here on: a VM that is made anew under the name is another one.
-    let id = client.get_vm(vm, app.project().as_deref()).await?.id;
+    let id = client.get_vm(vm, app.within(vm).as_deref()).await?.id;
     let query = v1::ConsoleLogQuery { bytes, ..v1::ConsoleLogQuery::default() };
     let mut seen = client.console_log(&id, &query).await?;
     app.out.raw(&seen)?;

@@ -1,6 +1,6 @@
 //! `scpctl department`: parts of the city's administration.
 
-use scp_api::{client::collect, v1};
+use scp_api::v1;
 
 use crate::{
     app::App,
@@ -40,8 +40,9 @@ pub async fn run(command: &Command, app: &App) -> Result<()> {
     let client = app.client().await?;
     match command {
         Command::List => {
-            let departments =
-                collect(v1::ListQuery::default(), |query| client.list_departments(query)).await?;
+            let departments = app
+                .all(v1::ListQuery::default(), |query| client.list_departments(query), |it| &it.name)
+                .await?;
             app.out.data(&departments, |departments| {
                 table(
                     ["NAME", "CREATED", "ID"],

@@ -21,7 +21,7 @@ pub async fn run(args: &Args, app: &App) -> Result<()> {
 }
 
 pub async fn explain(vm: &str, app: &App) -> Result<()> {
-    let explanation = app.client().await?.explain_vm(vm, app.project().as_deref()).await?;
+    let explanation = app.client().await?.explain_vm(vm, app.within(vm).as_deref()).await?;
     app.out.data(&explanation, render)
 }
 

@@ -1,6 +1,6 @@
 //! `scpctl flavor`: sizes of VMs.
 
-use scp_api::{client::collect, v1};
+use scp_api::v1;
 
 use crate::{
     app::App,
@@ -54,7 +54,8 @@ pub async fn run(command: &Command, app: &App) -> Result<()> {
     let client = app.client().await?;
     match command {
         Command::List => {
-            let flavors = collect(v1::ListQuery::default(), |query| client.list_flavors(query)).await?;
+            let flavors =
+                app.all(v1::ListQuery::default(), |query| client.list_flavors(query), |it| &it.name).await?;
             app.out.data(&flavors, |flavors| rows(flavors))
         }
         Command::Show { name } => {

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use scp_api::{
-    client::{Client, Upload, collect},
+    client::{Client, Upload},
     v1,
 };
 
 use crate::{
     app::App,
-    error::{CliError, Result},
+    error::{CliError, Exit, Result},
     output::{bytes, fields, table},
     wait,
 };
@@ -61,20 +61,38 @@ pub async fn run(command: &Command, app: &App) -> Result<()> {
     match command {
         Command::List { all_projects } => {
             let client = app.client().await?;
-            let images = collect(app.list_query(*all_projects), |query| client.list_images(query)).await?;
+            let project = if *all_projects { None } else { app.project() };
+            let mut images =
+                app.all(v1::ListQuery::default(), |query| client.list_images(query), |it| &it.name).await?;
+            images.retain(|image| usable_in(image, project.as_deref()));
             app.out.data(&images, |images| rows(images))
         }
         Command::Show(Name { name }) => {
-            let image = app.client().await?.get_image(name, app.project().as_deref()).await?;
+            let client = app.client().await?;
+            let image =
+                match client.get_image(name, app.within(name).as_deref()).await.map_err(CliError::from) {
+                    // It may be another project's, and public.
+                    Err(error) if error.exit == Exit::NotFound => client.get_image(name, None).await?,
+                    other => other?,
+                };
             app.out.data(&image, show)
         }
         Command::Add { file, name, public } => add(app, file, name.as_deref(), *public).await,
         Command::Delete(Name { name }) => {
-            app.client().await?.delete_image(name, app.project().as_deref()).await?;
+            app.client().await?.delete_image(name, app.within(name).as_deref()).await?;
             app.out.talk(format!("Image {name} is deleted."));
             Ok(())
         }
     }
+}
+
+/// Whether VMs of that project may start from it.
+fn usable_in(image: &v1::Image, project: Option<&str>) -> bool {
+    let own = |project: &str| {
+        let name = project.rsplit('/').next().unwrap_or(project);
+        image.project.id == project || image.project.name == name
+    };
+    image.visibility == v1::Visibility::Public || project.is_none_or(own)
 }
 
 async fn add(app: &App, file: &Path, name: Option<&str>, public: bool) -> Result<()> {

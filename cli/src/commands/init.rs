@@ -67,7 +67,7 @@ pub struct Server {
 impl Server {
     pub fn daemon(&self, app: &App) -> Daemon {
         Daemon {
-            socket: app.socket().to_owned(),
+            socket: app.socket(),
             listen: self.listen.clone(),
             data_dir: self.data_dir.clone(),
             config: self.config.clone(),
@@ -95,13 +95,13 @@ pub async fn run(args: &Args, app: &App) -> Result<()> {
     let made = local.init(&order).await;
     spinner.finish_and_clear();
     let made = made?;
-    remember(app, &made, admin_password.or(made.admin_password.clone())).await?;
+    // Before anything else can fail: the password and the token are not told again.
     app.out.data(&made, show)?;
-    if let Some(password) = &made.admin_password {
-        app.out.talk(format!("The password of {} is not shown again: {password}", made.admin_user));
+    remember(app, &made, admin_password.or(made.admin_password.clone())).await;
+    if made.admin_password.is_some() {
+        app.out.talk(format!("The password of {} is shown this once.", made.admin_user));
     }
-    app.out.talk("On each further server, as root:");
-    app.out.talk(format!("  {}", join_command(&made)));
+    app.out.talk("The join command is for the next server, as root; for further ones: scpctl token create");
     status::say(app).await;
     Ok(())
 }
@@ -124,10 +124,10 @@ pub async fn not_in_a_city(local: &crate::local::Local) -> Result<()> {
 }
 
 /// The context of root on this server: its own socket, and a token for `--node`.
-async fn remember(app: &App, made: &LocalInitialised, password: Option<String>) -> Result<()> {
+async fn remember(app: &App, made: &LocalInitialised, password: Option<String>) {
     let mut context = Context {
         nodes: vec![made.api_address.clone()],
-        socket: Some(app.socket().to_owned()),
+        socket: Some(app.socket()),
         user: Some(made.admin_user.clone()),
         project: Some("default".into()),
         ca: Some(made.ca_certificate.clone()),
@@ -148,9 +148,7 @@ async fn remember(app: &App, made: &LocalInitialised, password: Option<String>) 
             Err(error) => app.out.talk(format!("No token for --node yet ({error}); later: scpctl login")),
         }
     }
-    let name = app.put_context(&made.city, context)?;
-    app.out.detail(format!("the context {name} is the current one"));
-    Ok(())
+    app.remember(&made.city, context);
 }
 
 fn show(made: &LocalInitialised) -> String {

@@ -61,16 +61,16 @@ pub async fn run(args: &Args, app: &App) -> Result<()> {
     for warning in &joined.warnings {
         app.out.talk(format!("warning: {warning}"));
     }
-    app.put_context(
+    app.remember(
         &joined.city,
         Context {
             nodes: vec![joined.api_address.clone()],
-            socket: Some(app.socket().to_owned()),
+            socket: Some(app.socket()),
             project: Some("default".into()),
             ca: Some(joined.ca_certificate.clone()),
             ..Context::default()
         },
-    )?;
+    );
     caught_up(app, &joined).await?;
     app.out.data(&joined, show)?;
     status::say(app).await;

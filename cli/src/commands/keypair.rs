@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rand::TryRngCore;
-use scp_api::{client::collect, v1};
+use scp_api::v1;
 
 use crate::{
     app::App,
@@ -60,19 +60,20 @@ pub async fn run(command: &Command, app: &App) -> Result<()> {
     match command {
         Command::List { all_projects } => {
             let client = app.client().await?;
-            let keypairs =
-                collect(app.list_query(*all_projects), |query| client.list_keypairs(query)).await?;
+            let keypairs = app
+                .all(app.list_query(*all_projects), |query| client.list_keypairs(query), |it| &it.name)
+                .await?;
             app.out.data(&keypairs, |keypairs| rows(keypairs))
         }
         Command::Show { name } => {
-            let keypair = app.client().await?.get_keypair(name, app.project().as_deref()).await?;
+            let keypair = app.client().await?.get_keypair(name, app.within(name).as_deref()).await?;
             app.out.data(&keypair, show)
         }
         Command::Create { name, public_key, generate } => {
             create(app, name, public_key.as_deref(), generate.as_deref()).await
         }
         Command::Delete { name } => {
-            app.client().await?.delete_keypair(name, app.project().as_deref()).await?;
+            app.client().await?.delete_keypair(name, app.within(name).as_deref()).await?;
             app.out.talk(format!("Keypair {name} is deleted."));
             Ok(())
         }

@@ -1,9 +1,6 @@
 //! `scpctl node`: servers of the city.
 
-use scp_api::{
-    client::{Client, collect},
-    v1,
-};
+use scp_api::{client::Client, v1};
 
 use crate::{
     app::App,
@@ -63,7 +60,7 @@ pub async fn run(command: &Command, app: &App) -> Result<()> {
     let client = app.client().await?;
     match command {
         Command::List => {
-            let nodes = all(client).await?;
+            let nodes = all(app, client).await?;
             app.out.data(&nodes, |nodes| rows(nodes))
         }
         Command::Show(Name { name }) => {
@@ -106,14 +103,14 @@ pub async fn run(command: &Command, app: &App) -> Result<()> {
         }
         Command::Explain(Name { name }) => {
             let node = client.get_node(name).await?;
-            let names = all(client).await?;
+            let names = all(app, client).await?;
             app.out.data(&node, |node| explain(node, &names))
         }
     }
 }
 
-async fn all(client: &Client) -> Result<Vec<v1::Node>> {
-    Ok(collect(v1::ListQuery::default(), |query| client.list_nodes(query)).await?)
+async fn all(app: &App, client: &Client) -> Result<Vec<v1::Node>> {
+    app.all(v1::ListQuery::default(), |query| client.list_nodes(query), |it| &it.name).await
 }
 
 fn vms(node: &v1::Node) -> String {

@@ -1,6 +1,6 @@
 //! `scpctl project`: what owns resources, and their quotas.
 
-use scp_api::{client::collect, v1};
+use scp_api::v1;
 
 use crate::{
     app::App,
@@ -98,7 +98,8 @@ pub async fn run(command: &Command, app: &App) -> Result<()> {
     let client = app.client().await?;
     match command {
         Command::List => {
-            let projects = collect(v1::ListQuery::default(), |query| client.list_projects(query)).await?;
+            let projects =
+                app.all(v1::ListQuery::default(), |query| client.list_projects(query), |it| &it.name).await?;
             app.out.data(&projects, |projects| rows(projects))
         }
         Command::Show { name } => app.out.data(&client.get_project(name).await?, show),

@@ -9,7 +9,7 @@ use crate::{
     app::App,
     commands::node,
     error::{CliError, Exit, Result},
-    output::{clean, duration_ms, mib, table},
+    output::{clean, mib, table},
 };
 
 /// How the city is, in one sentence and then in detail
@@ -23,7 +23,9 @@ pub async fn run(_: &Args, app: &App) -> Result<()> {
     let client = app.client().await?;
     let (status, client) = ask(app, client).await?;
     // Tenants may not see machines; the brief list in the status is all there is then.
-    let nodes = collect(v1::ListQuery::default(), |query| client.list_nodes(query)).await.unwrap_or_default();
+    let mut nodes =
+        collect(v1::ListQuery::default(), |query| client.list_nodes(query)).await.unwrap_or_default();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
     app.out.data(&status, |status| render(status, &nodes))
 }
 
@@ -83,7 +85,9 @@ pub fn render(status: &v1::Status, nodes: &[v1::Node]) -> String {
         text.push_str(&node::rows(nodes));
     } else if !status.nodes.is_empty() {
         text.push('\n');
-        text.push_str(&brief(&status.nodes));
+        let mut nodes = status.nodes.clone();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        text.push_str(&brief(&nodes));
     }
     if !status.warnings.is_empty() {
         text.push('\n');
@@ -94,18 +98,10 @@ pub fn render(status: &v1::Status, nodes: &[v1::Node]) -> String {
             }
         }
     }
-    for (name, ms) in down(nodes, status.time) {
-        text.push_str(&clean(&format!("Why: scpctl node explain {name} ({} down)\n", duration_ms(ms))));
+    for node in nodes.iter().filter(|node| node.down.is_some()) {
+        text.push_str(&clean(&format!("Why {0} is down: scpctl node explain {0}\n", node.name)));
     }
     text
-}
-
-/// Nodes that are down, and how long by the city's own clock.
-fn down(nodes: &[v1::Node], now: v1::Time) -> impl Iterator<Item = (&str, u64)> {
-    nodes.iter().filter_map(move |node| {
-        let down = node.down.as_ref()?;
-        Some((node.name.as_str(), now.0.since_ms(down.since.0)))
-    })
 }
 
 fn name_of(status: &v1::Status, id: &str) -> String {
@@ -194,6 +190,6 @@ mod tests {
         down.phase = v1::NodePhase::Down;
         let text = render(&example(), &[testing::node("n1"), down]);
         assert!(text.contains("n2    rack-1  down"), "{text}");
-        assert!(text.ends_with("Why: scpctl node explain n2 (12 s down)\n"), "{text}");
+        assert!(text.ends_with("Why n2 is down: scpctl node explain n2\n"), "{text}");
     }
 }

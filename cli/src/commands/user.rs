@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use scp_api::{client::collect, v1};
+use scp_api::v1;
 
 use crate::{
     app::App,
@@ -160,7 +160,8 @@ pub async fn run(command: &Command, app: &App) -> Result<()> {
     match command {
         Command::List => {
             let client = app.client().await?;
-            let users = collect(v1::ListQuery::default(), |query| client.list_users(query)).await?;
+            let users =
+                app.all(v1::ListQuery::default(), |query| client.list_users(query), |it| &it.name).await?;
             app.out.data(&users, |users| rows(users))
         }
         Command::Show(Name { name }) => app.out.data(&app.client().await?.get_user(name).await?, show),

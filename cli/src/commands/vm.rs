@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use data_encoding::BASE64;
-use scp_api::{client::collect, v1};
+use scp_api::v1;
 
 use crate::{
     app::App,
@@ -142,7 +142,7 @@ pub async fn run(command: &Command, app: &App) -> Result<()> {
         Command::Create(order) => create(order, app).await,
         Command::List { all_projects, phase } => list(app, *all_projects, phase.as_deref()).await,
         Command::Show(Name { name }) => {
-            let vm = app.client().await?.get_vm(name, app.project().as_deref()).await?;
+            let vm = app.client().await?.get_vm(name, app.within(name).as_deref()).await?;
             app.out.data(&vm, show)
         }
         Command::Start(Names { names }) => change(app, names, Change::Start).await,
@@ -152,7 +152,7 @@ pub async fn run(command: &Command, app: &App) -> Result<()> {
         Command::Console(Name { name }) => console::run(name, app).await,
         Command::Log { name, follow, bytes } => console::log(&name.name, *follow, *bytes, app).await,
         Command::Stats(Name { name }) => {
-            let stats = app.client().await?.vm_stats(name, app.project().as_deref()).await?;
+            let stats = app.client().await?.vm_stats(name, app.within(name).as_deref()).await?;
             app.out.data(&stats, usage)
         }
         Command::Explain(Name { name }) => explain::explain(name, app).await,
@@ -226,7 +226,7 @@ fn user_data(path: &std::path::Path) -> Result<Vec<u8>> {
 async fn list(app: &App, all_projects: bool, phase: Option<&str>) -> Result<()> {
     let client = app.client().await?;
     let query = v1::ListQuery { phase: phase.map(str::to_owned), ..app.list_query(all_projects) };
-    let vms = collect(query, |query| client.list_vms(query)).await?;
+    let vms = app.all(query, |query| client.list_vms(query), |it| &it.name).await?;
     if vms.is_empty() {
         app.out.talk("No VMs. Create one: scpctl vm create NAME --image IMAGE --flavor FLAVOR");
     }
@@ -247,7 +247,7 @@ async fn change(app: &App, names: &[String], change: Change) -> Result<()> {
     // The ids first: all of them exist, or nothing is done.
     let mut vms = Vec::new();
     for name in names {
-        vms.push(client.get_vm(name, app.project().as_deref()).await?);
+        vms.push(client.get_vm(name, app.within(name).as_deref()).await?);
     }
     for vm in &vms {
         match change {

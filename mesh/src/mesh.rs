@@ -15,7 +15,7 @@
 //! - Our certificate renewed: [`Mesh::reload`]; links keep running, new ones use the new certificate.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -94,7 +94,7 @@ impl From<rustls::Error> for MeshStartError {
 /// A handle; clones are the same mesh.
 #[derive(Clone)]
 pub struct Mesh {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What all tasks of one mesh share.
@@ -105,6 +105,9 @@ pub(crate) struct Shared {
     papers: Mutex<Papers>,
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     inboxes: Mutex<Inboxes>,
+    /// Who was a member once and is not any more, as far as this process has seen. Certainty where
+    /// [`Members::known_until`] gives none: a node that is removed seconds after it was vouched for.
+    removed: Mutex<BTreeSet<NodeId>>,
     /// The socket is ours to let go of.
     owns_socket: AtomicBool,
     pub(crate) cancel: CancellationToken,
@@ -163,6 +166,7 @@ impl Mesh {
             papers: Mutex::new(Papers::new(&identity, client)),
             peers: Mutex::default(),
             inboxes: Mutex::default(),
+            removed: Mutex::default(),
             owns_socket: AtomicBool::new(false),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -287,6 +291,10 @@ impl Shared {
         self.peers.lock().expect("nothing panics while it holds this lock")
     }
 
+    fn removed(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
+        self.removed.lock().expect("nothing panics while it holds this lock")
+    }
+
     /// The member that is known to listen at the address.
     pub(crate) fn peer_at(&self, address: SocketAddr) -> Option<NodeId> {
         let members = self.ports.members.borrow().clone();
@@ -315,6 +323,9 @@ impl Shared {
             (papers.authority.clone(), papers.ours.is_valid_at(now))
         };
         let (facts, standing) = tls::judge(leaf, &authority, members.as_deref(), now)?;
+        if self.removed().contains(&facts.node()) {
+            return Err(tls::Outsider::NotAMember(facts.node()));
+        }
         Ok((facts, if we_are_valid { standing } else { Standing::RenewOnly }))
     }
 
@@ -327,7 +338,7 @@ impl Shared {
 
     /// quinn closes its socket when the last handle is dropped, and handles like ours may live on. Moving
     /// the closed endpoint elsewhere frees the port for the next mesh at once.
-    fn let_go_of_the_port(&self) {
+    pub(crate) fn let_go_of_the_port(&self) {
         // Connections hold the socket too.
         self.peers().clear();
         // quinn keeps the previous socket for packets that are under way: the second move drops ours.
@@ -362,16 +373,25 @@ pub(crate) fn peer_chain(
 /// Cuts off whoever the state no longer knows.
 async fn follow_members(shared: Arc<Shared>) {
     let mut members = shared.ports.members.clone();
+    let mut before: Option<Arc<Members>> = None;
     loop {
         let now = members.borrow_and_update().clone();
-        if let Some(now) = now {
-            let is_out = |link: &Arc<Link>| now.look_up(&link.certificate) == Known::Removed;
+        if let Some(now) = &now {
+            let gone = before.iter().flat_map(|before| before.keys()).filter(|id| !now.contains_key(id));
+            let mut removed = shared.removed();
+            removed.extend(gone);
+            removed.retain(|id| !now.contains_key(id));
+            let removed = removed.clone();
+            let is_out = |link: &Arc<Link>| {
+                removed.contains(&link.peer) || now.look_up(&link.certificate) == Known::Removed
+            };
             for link in shared.links().into_iter().filter(is_out) {
                 link.close(CloseCode::NotAMember, "the node was removed from the city");
             }
             // One with an address may be a member by the next change; the node forgets it by itself.
             shared.peers().retain(|id, peer| now.contains_key(id) || peer.address().is_some());
         }
+        before = now.or(before);
         if members.changed().await.is_err() {
             return;
         }
@@ -403,63 +423,4 @@ pub(crate) fn transport_config() -> TransportConfig {
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .receive_window(CONNECTION_WINDOW_BYTES.into());
     transport
-}
-
-#[cfg(test)]
-mod tests {
-    use scp_model::{CityId, Name};
-    use tokio::time::Instant;
-
-    use super::*;
-    use crate::{Authority, SystemClock, authority::Subject, suite::Echo};
-
-    async fn start(identity: &Identity, listen: SocketAddr) -> Mesh {
-        let (_, members) = watch::channel(None);
-        let ports = Ports { service: Echo::new(), clock: Arc::new(SystemClock), members };
-        Mesh::start(MeshConfig { listen }, identity.clone(), ports).await.expect("it listens")
-    }
-
-    fn identities() -> [Identity; 2] {
-        let (name, now) = (Name::new("Oeiras").expect("a good name"), SystemClock.now());
-        let authority = Authority::create(CityId::from_u128(1), &name, now).expect("an authority");
-        [(), ()].map(|()| {
-            let key = NodeKey::generate().expect("a key");
-            let subject = Subject { public_key: key.public_key(), name: name.clone(), addresses: vec![] };
-            let certificate = authority.issue(&subject, now).expect("a certificate");
-            Identity::new(key, &certificate, authority.certificate_pem()).expect("an identity")
-        })
-    }
-
-    /// As `kill -9`: no goodbye, and the socket is gone.
-    async fn kill(mesh: &Mesh, listen: SocketAddr) {
-        mesh.shared.cancel.cancel();
-        mesh.shared.tasks.close();
-        mesh.shared.tasks.wait().await;
-        mesh.shared.let_go_of_the_port();
-        // Connections that were not closed take the move in when their tasks next run.
-        let began = Instant::now();
-        while std::net::UdpSocket::bind(listen).is_err() {
-            assert!(began.elapsed() < 4 * IDLE, "the port is let go of");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_killed_peer_that_restarts_is_found_before_its_old_connection_times_out() {
-        let [a, b] = identities();
-        let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (here, first) = (start(&a, free).await, start(&b, free).await);
-        let listen = first.local_address();
-        here.set_address(b.id(), Some(listen));
-        let ask = |timeout| here.request(b.id(), Lane::Raft, Bytes::from_static(b"x"), timeout);
-        ask(4 * IDLE).await.expect("they are connected");
-        kill(&first, listen).await;
-        let _second = start(&b, listen).await;
-        // The first request goes into the old connection; the reset that it meets ends that.
-        let began = Instant::now();
-        while ask(IDLE / 5).await.is_err() {
-            assert!(began.elapsed() < 2 * IDLE, "the peer is found again");
-        }
-        assert!(began.elapsed() < IDLE * 3 / 5, "by a reset, not by the timeout: {:?}", began.elapsed());
-    }
 }

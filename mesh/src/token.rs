@@ -221,6 +221,20 @@ mod tests {
         assert_eq!(JoinToken::from_bytes(&bytes), Err(TokenError::Format(2)));
     }
 
+    /// Tokens on paper outlive a release.
+    #[test]
+    fn the_text_of_format_1_stays_as_it_is() {
+        let token = JoinToken {
+            id: JoinTokenId::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
+            secret: JoinSecret([0x5a; 16]),
+            authority: Digest([0xc3; 32]),
+        };
+        let text = "SCP-AEASG-RLHRG-V433Y-BENCW-PCNLZ-XXVUW-S2LJN-FUWS2-LJNFU-WS2LJ-NFVQ6-DYPB4-HQ6DY-\
+                    PB4HQ-6DYPB-4HQ6D-YPB4H-Q6DYP-B4HQ6-DYPB4-HQ6DR-W77P5-Q";
+        assert_eq!(token.to_string(), text);
+        assert_eq!(text.parse::<JoinToken>(), Ok(token));
+    }
+
     #[test]
     fn errors_teach() {
         assert!("hunter2".parse::<JoinToken>().expect_err("no token").to_string().contains("scpctl token"));

@@ -185,3 +185,40 @@ fn a_join_answer_cut_anywhere_is_an_error() {
     assert_eq!(read(&bytes), Ok(said));
     assert!((0..bytes.len()).all(|at| read(&bytes[..at]).is_err()));
 }
+
+/// A connection to someone who sends back every datagram but each `lost`-th.
+async fn echoing_but(lost: Option<u64>) -> (quinn::Endpoint, quinn::Connection) {
+    let scene = scene().await;
+    let identity = &scene.member;
+    let tls = tls::server(identity.chain(), identity.key.to_tls()).expect("good papers");
+    let server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    let server = quinn::Endpoint::server(server, ([127, 0, 0, 1], 0).into()).expect("a socket");
+    let address = server.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let connection = server.accept().await.expect("someone dials").await.expect("good papers");
+        let mut count = 0u64;
+        while let Ok(datagram) = connection.read_datagram().await {
+            count += 1;
+            if lost.is_none_or(|lost| !count.is_multiple_of(lost)) {
+                connection.send_datagram(datagram).expect("it is small enough");
+            }
+        }
+    });
+    let connecting = scene.client.connect_with(stranger(), address, tls::ANY_NODE).expect("a good name");
+    (scene.client.clone(), connecting.await.expect("TLS proves a key, and nothing more"))
+}
+
+#[tokio::test]
+async fn a_path_that_loses_packets_warns_and_one_that_loses_too_many_is_refused() {
+    let address = ([127, 0, 0, 1], 1).into();
+    let (_endpoint, sound) = echoing_but(None).await;
+    assert_eq!(network::check(&sound, address).await.expect("nothing is lost"), Vec::<String>::new());
+    let (_endpoint, weak) = echoing_but(Some(10)).await;
+    let warnings = network::check(&weak, address).await.expect("a few may be lost");
+    assert!(warnings.iter().any(|warning| warning.contains("2 of 20")), "{warnings:?}");
+    let (_endpoint, broken) = echoing_but(Some(2)).await;
+    match network::check(&broken, address).await {
+        Err(error @ JoinError::Lossy { lost: 10, sent: 20, .. }) => assert_eq!(error.code(), "network_lossy"),
+        other => panic!("half of the packets lost gave {other:?}"),
+    }
+}

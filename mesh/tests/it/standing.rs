@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use scp_mesh::{Lane, MeshError, NodeKey, RefusalKind, Transport, renew, suite::Echo};
+use scp_mesh::{Lane, Members, MeshError, NodeKey, RefusalKind, Transport, renew, suite::Echo};
 use scp_model::Timestamp;
 
 use crate::city::{BEGINNING, City, DAY_MS, PATIENCE, Registrar, ask, introduce, until};
@@ -50,6 +50,19 @@ async fn a_removed_node_is_cut_off_and_stays_out() {
         Err(MeshError::NotAMember { .. }) => {}
         other => panic!("a removed node gave {other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_node_that_is_removed_right_after_it_joined_is_cut_off_too() {
+    let city = City::new();
+    // All certificates are newer than the state: by their age alone nobody is certainly removed.
+    city.members.send_replace(Some(Arc::new(Members::default().known_until(Timestamp(BEGINNING)))));
+    let nodes = city.echoes(2).await;
+    let (a, b) = (&nodes[0], &nodes[1]);
+    ask(a, b.node(), Lane::Forward).await.expect("they are connected");
+    city.remove(b.node());
+    until("the removed node is cut off", || a.connected().is_empty()).await;
+    assert!(matches!(ask(b, a.node(), Lane::Forward).await, Err(MeshError::NotAMember { .. })));
 }
 
 #[tokio::test]

@@ -289,6 +289,26 @@ async fn a_fetch_goes_on_where_it_stopped_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_chunk_that_rots_during_a_fetch_is_found_and_fetched_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let peers = Peers::new(&dir.path().join("peers"), &[(1, Peer::DiesAfter(3))]).await;
+    let content = take(&peers.store, &disk(3)).await.expect("a disk");
+    let images = Images::open(dir.path().join("own"), peers.clone()).await.expect("opens");
+    assert!(images.carry_out(&ensure(&content, &[1])).await.is_err());
+    let whole = |path: &PathBuf| fs::metadata(path).expect("is there").len() == CHUNK_BYTES;
+    let victim = files_under(&images.dir().join("chunks")).into_iter().find(whole).expect("one was kept");
+    fs::write(&victim, vec![0xee; CHUNK_BYTES as usize]).expect("writes");
+    peers.behave(1, Peer::Honest);
+    let failed = images.carry_out(&ensure(&content, &[1])).await;
+    assert!(
+        matches!(&failed, Err(DriverError::Retryable { why, .. }) if why.contains("damaged")),
+        "{failed:?}"
+    );
+    assert_eq!(images.carry_out(&ensure(&content, &[1])).await, Ok(vec![HELD]));
+    assert_eq!(fs::read(base(&images, &content)).expect("is there"), disk(3));
+}
+
+#[tokio::test]
 async fn a_node_whose_index_is_deleted_comes_back_whole() {
     let dir = tempfile::tempdir().expect("a directory");
     let images = Images::open(dir.path(), Arc::new(Nobody)).await.expect("opens");

@@ -24,7 +24,9 @@ use scp_model::{
 
 use super::{
     Images, Progress,
-    store::{Kind, Pins, chunk_bytes, digest_of, disk_error, manifest_bytes, manifest_digests},
+    store::{
+        Kind, Pins, chunk_bytes, digest_of, disk_error, manifest_bytes, manifest_digests, remove_if_there,
+    },
 };
 use crate::DriverError;
 
@@ -139,10 +141,16 @@ impl Images {
     ) -> Result<Vec<Digest>, DriverError> {
         let wanted = Wanted { digest: content.manifest, bytes: manifest_bytes(content), turn: 0 };
         self.fetch(doing, wanted, sources).await?;
-        let read = self.on_disk(doing, move |store| store.read(wanted.digest, wanted.bytes)).await?;
-        read.as_deref()
-            .and_then(manifest_digests)
-            .ok_or_else(|| DriverError::retryable(doing, "the manifest vanished while it was read"))
+        let read = self.on_disk(doing, move |store| {
+            let manifest = store.read(wanted.digest, wanted.bytes)?.unwrap_or_default();
+            if digest_of(&manifest) != wanted.digest {
+                remove_if_there(&store.chunk_path(wanted.digest))?;
+                return Ok(None);
+            }
+            Ok(manifest_digests(&manifest))
+        });
+        let damaged = "the manifest was damaged on disk and has been removed";
+        read.await?.ok_or_else(|| DriverError::retryable(doing, damaged))
     }
 
     async fn chunks(

@@ -13,7 +13,7 @@
 //! - A file under its final name is whole and on disk: written under `tmp/`, synced, renamed, and the
 //!   directory synced.
 //! - A half-written file is removed at once when writing fails, and at the next opening after a crash.
-//! - A chunk is never removed while it is pinned.
+//! - A sound chunk is never removed while it is pinned.
 //!
 //! Everything here blocks: callers run it on a blocking thread.
 
@@ -240,12 +240,6 @@ impl Store {
         Ok(Some(content))
     }
 
-    /// Removes a chunk unless someone has it pinned.
-    pub fn remove_chunk(&self, digest: Digest) -> io::Result<()> {
-        let pins = self.pins();
-        if pins.contains_key(&digest) { Ok(()) } else { remove_if_there(&self.chunk_path(digest)) }
-    }
-
     /// The digest of a file.
     pub fn digest_file(path: &Path) -> io::Result<Digest> {
         let mut file = File::open(path)?;
@@ -268,7 +262,8 @@ impl Store {
             let bytes =
                 self.read(*digest, CHUNK_BYTES)?.ok_or_else(|| damaged(format!("{digest} is missing")))?;
             if digest_of(&bytes) != *digest || bytes.len() as u64 != chunk_bytes(index, content.size_bytes) {
-                self.remove_chunk(*digest)?;
+                // Pinned or not: it is not what its name says.
+                remove_if_there(&self.chunk_path(*digest))?;
                 return Err(damaged(format!("chunk {digest} was damaged on disk and has been removed")));
             }
             whole.update(&bytes);
@@ -359,18 +354,22 @@ impl Store {
     }
 
     /// Removes `candidates` that nothing speaks for, and base files of which no record is left.
+    ///
+    /// The pins are held still all along: an image is pinned until its record is written, so at any
+    /// moment one of the two speaks for its chunks. Base files are listed before the records are read,
+    /// because a base file is placed after its record is written.
     pub fn collect(&self, candidates: &[Digest]) -> io::Result<()> {
+        let pins = self.pins();
+        let bases = fs::read_dir(self.bases())?.collect::<io::Result<Vec<_>>>()?;
         let referenced = self.referenced()?;
-        for digest in candidates.iter().filter(|digest| !referenced.contains(digest)) {
-            self.remove_chunk(*digest)?;
+        let spoken_for = |digest: &Digest| referenced.contains(digest) || pins.contains_key(digest);
+        for digest in candidates.iter().filter(|digest| !spoken_for(digest)) {
+            remove_if_there(&self.chunk_path(*digest))?;
         }
         let held: BTreeSet<PathBuf> =
             self.records(Kind::Held)?.values().map(|content| self.base_path(content.digest)).collect();
-        for entry in fs::read_dir(self.bases())? {
-            let path = entry?.path();
-            if !held.contains(&path) {
-                remove_if_there(&path)?;
-            }
+        for path in bases.iter().map(fs::DirEntry::path).filter(|path| !held.contains(path)) {
+            remove_if_there(&path)?;
         }
         Ok(())
     }

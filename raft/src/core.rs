@@ -67,7 +67,8 @@ impl Core {
     pub(crate) fn read_only(&self) -> Option<String> {
         let space = self.log.space();
         let space = space.borrow();
-        space.failed.as_ref().or(space.full.as_ref()).map(ToString::to_string)
+        let disk = space.failed.as_ref().or(space.full.as_ref()).map(ToString::to_string);
+        disk.or_else(|| self.log.is_overgrown().then(|| "no snapshot could be taken for too long".to_owned()))
     }
 
     /// A follower takes entries into its reserve while three quarters of it last: the leader may have

@@ -10,6 +10,7 @@
 //!   heartbeats, votes and reads go on;
 //! - every [`Config::retry`](crate::Config) the spare is tried again; once it is there, all is as before.
 //!
+//! The same holds when the log has grown far beyond its bound because no snapshot could be taken.
 //! openraft, to which a storage error is the end, never hears of it.
 //!
 //! # When the disk fails
@@ -81,6 +82,9 @@ pub(crate) async fn keep(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
                 () = grown.notified() => compact_aside(&inner, &core, &compacting),
                 _ = retry.tick() => if core.read_only().is_some() {
                     core.log.replenish().await;
+                    if core.log.has_outgrown_snapshot() {
+                        compact_aside(&inner, &core, &compacting);
+                    }
                     hand_over(&inner, &core).await;
                 },
                 () = asked(&mut stop) => return,

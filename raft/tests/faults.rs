@@ -243,6 +243,30 @@ async fn a_leader_whose_disk_fails_is_replaced_and_rejoins() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_snapshots_the_log_grows_to_a_bound_and_no_further() {
+    let group = Group::single(small).await;
+    let member = group.member(ONE);
+    member.view.break_snapshots(true);
+    let mut written = Vec::new();
+    let why = loop {
+        let command = format!("line {} {}", written.len(), "x".repeat(4000));
+        match group.write(&command).await {
+            Ok(_) => written.push(command),
+            Err(WriteError::ReadOnly { why }) => break why,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(written.len() < 1000, "a bound is kept");
+    };
+    assert!(why.contains("snapshot"), "{why}");
+    group.agree(&written).await;
+    member.view.break_snapshots(false);
+    group.until(ONE, "recovers", |status| status.read_only.is_none()).await;
+    written.push("after".into());
+    group.write("after").await.expect("the log is short again");
+    group.agree(&written).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stalled_disk_of_one_node_holds_up_nobody() {
     let group = Group::of(3, whole_log).await;
     let leader = group.leader().await;

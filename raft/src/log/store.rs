@@ -27,6 +27,9 @@ use crate::{
 
 /// Bytes of entries in one append request; a single entry may be larger.
 const APPEND_BYTES_MAX: u64 = 4 << 20;
+/// So many times the bytes that call for a snapshot, and none was taken: something is wrong, and the
+/// entries fill the memory.
+const OVERGROWN_FACTOR: u64 = 8;
 /// What an entry costs beside its command, in memory and on disk, roughly.
 const ENTRY_OVERHEAD_BYTES: u64 = 64;
 
@@ -105,6 +108,17 @@ impl Log {
         let (done, closed) = oneshot::channel();
         self.jobs.send(Job::Close { done }).await.ok()?;
         closed.await.ok()
+    }
+
+    /// A snapshot is due.
+    pub(crate) fn has_outgrown_snapshot(&self) -> bool {
+        self.lock().outgrown()
+    }
+
+    /// A snapshot is long overdue.
+    pub(crate) fn is_overgrown(&self) -> bool {
+        let memory = self.lock();
+        memory.snapshot_bytes > 0 && memory.uncovered() >= OVERGROWN_FACTOR * memory.snapshot_bytes
     }
 
     pub(crate) fn last(&self) -> Option<LogId> {
@@ -204,10 +218,14 @@ impl Memory {
         self.entries.get(at).map(|held| held.end)
     }
 
-    fn outgrown(&self) -> bool {
+    /// Bytes of entries behind the last snapshot.
+    fn uncovered(&self) -> u64 {
         let start = || self.entries.front().map_or(self.end, |held| held.end - entry_bytes(&held.entry));
-        let covered = self.snapshot.and_then(|index| self.end_of(index)).unwrap_or_else(start);
-        self.snapshot_bytes > 0 && self.end - covered >= self.snapshot_bytes
+        self.end - self.snapshot.and_then(|index| self.end_of(index)).unwrap_or_else(start)
+    }
+
+    fn outgrown(&self) -> bool {
+        self.snapshot_bytes > 0 && self.uncovered() >= self.snapshot_bytes
     }
 }
 

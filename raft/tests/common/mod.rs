@@ -4,7 +4,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,20 +32,29 @@ pub struct Ledger {
     restored: bool,
     /// What readers see; published by `settle`.
     public: Arc<Mutex<Lines>>,
+    /// Snapshots cannot be written.
+    broken: Arc<AtomicBool>,
 }
 
 impl Ledger {
     pub fn view(&self) -> View {
-        View(self.public.clone())
+        View { lines: self.public.clone(), broken: self.broken.clone() }
     }
 }
 
 #[derive(Clone)]
-pub struct View(Arc<Mutex<Lines>>);
+pub struct View {
+    lines: Arc<Mutex<Lines>>,
+    broken: Arc<AtomicBool>,
+}
 
 impl View {
     pub fn lines(&self) -> Lines {
-        self.0.lock().expect("no panics").clone()
+        self.lines.lock().expect("no panics").clone()
+    }
+
+    pub fn break_snapshots(&self, broken: bool) {
+        self.broken.store(broken, Ordering::Relaxed);
     }
 
     pub fn commands(&self) -> Vec<Vec<u8>> {
@@ -72,7 +84,7 @@ impl Machine for Ledger {
     }
 
     fn snapshot(&self) -> Box<dyn MachineSnapshot> {
-        Box::new(Frozen(self.lines.clone()))
+        Box::new(Frozen(self.lines.clone(), self.broken.clone()))
     }
 
     fn restore(&mut self, snapshot: &mut dyn io::Read) -> io::Result<()> {
@@ -84,10 +96,13 @@ impl Machine for Ledger {
     }
 }
 
-struct Frozen(Lines);
+struct Frozen(Lines, Arc<AtomicBool>);
 
 impl MachineSnapshot for Frozen {
     fn write(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(io::Error::other("this machine writes no snapshot"));
+        }
         out.write_all(&scp_codec::to_payload(&self.0).map_err(io::Error::other)?)
     }
 }

@@ -2,6 +2,8 @@
 
 use anyhow::{Result, bail};
 
+use crate::test;
+
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
@@ -13,7 +15,10 @@ pub enum Task {
         server: String,
         words: Vec<String>,
     },
-    Test,
+    /// The steps of these names; none: all.
+    Test {
+        steps: Vec<String>,
+    },
     Verify,
     Fix,
     Fuzz {
@@ -37,7 +42,7 @@ pub const HELP: &str = "\
 cargo xtask demo [--keep] [--json]   three servers, one city, a VM that survives its server's death
 cargo xtask demo --end               ends the city that --keep left running
 cargo xtask on SERVER COMMAND...     runs a command on a server (n1, n2, n3) of the kept city
-cargo xtask test                     everything: verify, tests, fuzzing, the README's story, the demo
+cargo xtask test [STEP]...           everything: verify, tests, doctests, fuzz, commands, demo, story
 cargo xtask verify                   format, lints, layers, house rules; never writes
 cargo xtask fix                      mends what of that can be mended by itself
 cargo xtask fuzz [--seconds N]       each decoder for N seconds (default 20)
@@ -63,7 +68,7 @@ pub fn parse(words: &[String]) -> Result<Task> {
             Task::On { server: server.into(), words: words.iter().map(|word| (*word).to_string()).collect() }
         }
         ["on", ..] => bail!("a server and a command belong to it: cargo xtask on n1 scpctl status"),
-        ["test"] => Task::Test,
+        ["test", ref names @ ..] => Task::Test { steps: steps(names)? },
         ["verify"] => Task::Verify,
         ["fix"] => Task::Fix,
         ["fuzz"] => Task::Fuzz { seconds: FUZZ_SECONDS },
@@ -77,6 +82,15 @@ pub fn parse(words: &[String]) -> Result<Task> {
         [first, ..] => bail!("{:?} is not a task, or not with these words after it.\n\n{HELP}", first),
     };
     Ok(task)
+}
+
+fn steps(names: &[&str]) -> Result<Vec<String>> {
+    match names.iter().find(|name| !test::steps().any(|step| step == **name)) {
+        Some(name) => {
+            bail!("{name:?} is no step; there are: {}", test::steps().collect::<Vec<_>>().join(", "))
+        }
+        None => Ok(names.iter().map(|name| (*name).to_string()).collect()),
+    }
 }
 
 fn demo(flags: &[&str]) -> Result<Demo> {
@@ -122,6 +136,7 @@ mod tests {
             Task::Demo(Demo { keep: true, json: true })
         );
         assert_eq!(parse_line("fuzz --seconds 3").expect("exists"), Task::Fuzz { seconds: 3 });
+        assert_eq!(parse_line("test demo").expect("exists"), Task::Test { steps: vec!["demo".into()] });
         for wrong in ["demo --fast", "fuzz --seconds 0", "fuzz --seconds x", "on n1", "tset", "test --quick"]
         {
             assert!(parse_line(wrong).is_err(), "{wrong}");

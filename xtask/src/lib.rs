@@ -37,7 +37,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(options) => demo::demo(options),
         Task::DemoEnd => demo::end(),
         Task::On { server, words } => demo::on(&server, &words),
-        Task::Test => test::test(),
+        Task::Test { steps } => test::test(&steps),
         Task::Verify => verify::verify(),
         Task::Fix => verify::fix(),
         Task::Fuzz { seconds } => fuzz::fuzz(seconds),

@@ -23,14 +23,23 @@ use crate::{
 /// Fuzzing here is a smoke test: the long runs are `cargo xtask fuzz --seconds 3600`.
 const FUZZ_SECONDS: u64 = 5;
 
-type TestStep = (&'static str, fn() -> Result<()>);
+type TestStep = (&'static str, fn() -> Result<Counts>);
 
+/// In this order: what fails fast first, the demo and what needs its city last.
 const STEPS: &[TestStep] = &[
-    ("fuzz smoke", || fuzz::fuzz(FUZZ_SECONDS)),
-    ("documented commands", documented_commands),
-    ("demo", || demo::demo(args::Demo { keep: true, json: false })),
-    ("the README's story", story),
+    ("verify", || verify::verify().map(|()| ONE_PASSED)),
+    ("tests", tests),
+    ("doctests", doc_tests),
+    ("fuzz", || fuzz::fuzz(FUZZ_SECONDS).map(|()| ONE_PASSED)),
+    ("commands", || documented_commands().map(|()| ONE_PASSED)),
+    ("demo", || demo::demo(args::Demo { keep: true, json: false }).map(|()| ONE_PASSED)),
+    ("story", || story().map(|()| ONE_PASSED)),
 ];
+
+/// Names of the steps.
+pub fn steps() -> impl Iterator<Item = &'static str> {
+    STEPS.iter().map(|(name, _)| *name)
+}
 
 /// What ran, and how it ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,44 +73,41 @@ fn passed_of(summary: &str) -> usize {
     before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// Runs all steps.
-pub fn test() -> Result<()> {
+/// Runs the steps of these names, or all.
+pub fn test(names: &[String]) -> Result<()> {
     packages::install(&[Step::Build, Step::Guest, Step::Servers, Step::Fuzz])?;
     // What an earlier run, broken off, may have kept.
-    while City::kept().is_ok() {
-        demo::end()?;
-    }
+    end_kept()?;
     let mut counts = Counts::default();
     let mut failed = Vec::new();
-    let mut step = |name: &'static str, result: Result<Counts>| match result {
-        Ok(found) => {
-            talk!("=== {name}: passed");
-            counts.add(found);
-        }
-        Err(error) => {
-            talk!("=== {name}: FAILED: {error:#}");
-            counts.add(error.downcast_ref::<Failed>().map_or(ONE_FAILED, |failed| failed.0));
-            failed.push(name);
-        }
-    };
-    talk!("=== verify");
-    step("verify", verify::verify().map(|()| ONE_PASSED));
-    talk!("=== tests");
-    step("tests", tests());
-    talk!("=== doc tests");
-    step("doc tests", run_counted(&mut cargo(&["test", "--quiet", "--locked", "--workspace", "--doc"])));
-    for (name, run) in STEPS {
+    for (name, run) in STEPS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|it| it == name))
+    {
         talk!("=== {name}");
-        step(name, run().map(|()| ONE_PASSED));
+        match run() {
+            Ok(found) => {
+                talk!("=== {name}: passed");
+                counts.add(found);
+            }
+            Err(error) => {
+                talk!("=== {name}: FAILED: {error:#}");
+                counts.add(error.downcast_ref::<Failed>().map_or(ONE_FAILED, |failed| failed.0));
+                failed.push(*name);
+            }
+        }
     }
-    if City::kept().is_ok() {
-        demo::end()?;
-    }
+    end_kept()?;
     println!("{} passed, {} failed", counts.passed, counts.failed);
     match failed.is_empty() {
         true => Ok(()),
         false => bail!("failed: {}", failed.join(", ")),
     }
+}
+
+fn end_kept() -> Result<()> {
+    while City::kept().is_ok() {
+        demo::end()?;
+    }
+    Ok(())
 }
 
 const ONE_PASSED: Counts = Counts { passed: 1, failed: 0 };
@@ -128,6 +134,10 @@ fn tests() -> Result<Counts> {
         false => cargo(&["test", "--locked", "--workspace", "--all-targets", "--no-fail-fast"]),
     };
     run_counted(command.env("SCP_GUEST_IMAGE", guest))
+}
+
+fn doc_tests() -> Result<Counts> {
+    run_counted(&mut cargo(&["test", "--quiet", "--locked", "--workspace", "--doc"]))
 }
 
 /// Runs a test runner, passes on what it says, and counts.

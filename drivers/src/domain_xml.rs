@@ -17,7 +17,7 @@
 use std::{io, path::Path};
 
 use quick_xml::{Writer, events::BytesText};
-use scp_model::{Digest, VmId, op::EnsureVm};
+use scp_model::{Digest, VmId, image::ImageFormat, op::EnsureVm};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -46,6 +46,8 @@ pub enum DiskCache {
 /// Where an instance's files are.
 #[derive(Debug, Clone, Copy)]
 pub struct Paths<'a> {
+    /// What the overlay stands on, of the order's format.
+    pub base: &'a Path,
     pub overlay: &'a Path,
     pub seed: &'a Path,
     pub console_socket: &'a Path,
@@ -142,7 +144,7 @@ fn devices(xml: &mut Xml, order: &EnsureVm, paths: Paths<'_>, server: Server) ->
         DiskCache::Writeback => [("cache", "writeback"), ("io", "threads")],
     });
     overlay.extend([("error_policy", "stop"), ("discard", "unmap")]);
-    disk(xml, paths.overlay, &overlay, ("vda", |_: &mut Xml| Ok(())))?;
+    disk(xml, paths.overlay, &overlay, ("vda", |xml: &mut Xml| backing(xml, order, paths.base)))?;
     let seed = [("name", "qemu"), ("type", "raw")];
     disk(xml, paths.seed, &seed, ("vdb", |xml: &mut Xml| leaf(xml, "readonly", &[])))?;
     leaf(xml, "controller", &[("type", "usb"), ("model", "none")])?;
@@ -180,6 +182,23 @@ fn disk(
     })
 }
 
+/// The chain below the overlay, in full, so that libvirt believes this and not what a file says of
+/// itself. The base is shared by many VMs: it stays root's. Left to itself libvirt would give it to QEMU's
+/// user, and a guest that breaks out of QEMU could then change what others start from.
+fn backing(xml: &mut Xml, order: &EnsureVm, base: &Path) -> io::Result<()> {
+    let format = match order.disk.format {
+        ImageFormat::Raw => "raw",
+        ImageFormat::Qcow2 => "qcow2",
+    };
+    node(xml, "backingStore", &[("type", "file")], |xml| {
+        leaf(xml, "format", &[("type", format)])?;
+        node(xml, "source", &[("file", &path_text(base))], |xml| {
+            leaf(xml, "seclabel", &[("model", "dac"), ("relabel", "no")])
+        })?;
+        leaf(xml, "backingStore", &[])
+    })
+}
+
 /// Our own paths are UTF-8; another would be refused by libvirt, which then names it.
 fn path_text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -208,7 +227,6 @@ fn leaf(xml: &mut Xml, name: &str, attributes: &[(&str, &str)]) -> io::Result<()
 pub(crate) mod tests {
     use scp_model::{
         Epoch, ImageId, Name, Resources, Timestamp,
-        image::ImageFormat,
         op::{RootDisk, Seed},
     };
 
@@ -254,6 +272,7 @@ pub(crate) mod tests {
 
     fn built(server: Server) -> String {
         let paths = Paths {
+            base: Path::new("/var/lib/scp/vms/x/base.img"),
             overlay: Path::new("/var/lib/scp/vms/x/overlay.qcow2"),
             seed: Path::new("/var/lib/scp/vms/x/seed.img"),
             console_socket: Path::new("/run/scp/x.sock"),

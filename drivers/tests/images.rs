@@ -277,7 +277,9 @@ async fn a_fetch_goes_on_where_it_stopped_also_after_a_restart() {
         (3, content.chunk_count()),
         "the fourth was the manifest"
     );
-    assert_eq!((progress.bytes_held, progress.bytes), (3 * CHUNK_BYTES, content.size_bytes));
+    assert_eq!(progress.bytes, content.size_bytes);
+    // The last chunk, which is shorter, may be one of them.
+    assert!((2 * CHUNK_BYTES + 1..=3 * CHUNK_BYTES).contains(&progress.bytes_held), "{progress:?}");
     drop(images);
     fs::write(dir.path().join("own/tmp/7"), b"half-written").expect("writes");
     let images = Images::open(dir.path().join("own"), peers.clone()).await.expect("opens again");

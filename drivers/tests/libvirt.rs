@@ -224,7 +224,10 @@ fn a_vm_survives_the_removal_of_its_image_and_waits_for_one_that_is_missing() {
         let vm = VmId::from_u128(0x203);
         let order = world.order(vm, Epoch(1), Guest::Stubborn);
         driver.carry_out(&Op::EnsureVm(Box::new(order.clone()))).await.expect("starts");
-        fs::remove_file(world.bases.join(format!("{}.img", order.disk.digest))).expect("it is there");
+        let base = world.bases.join(format!("{}.img", order.disk.digest));
+        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&base).expect("it is there"));
+        assert_eq!(owner, 0, "what many VMs stand on is not given to QEMU's user");
+        fs::remove_file(base).expect("it is there");
         let stop = Op::StopVm { vm, epoch: Epoch(1), generation: 1, grace_ms: 0 };
         driver.carry_out(&stop).await.expect("stops");
         driver.carry_out(&Op::EnsureVm(Box::new(order.clone()))).await.expect("starts from its own link");

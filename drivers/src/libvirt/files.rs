@@ -67,6 +67,10 @@ impl Files {
         self.vm_dir(vm).join(epoch.0.to_string())
     }
 
+    pub(super) fn base(&self, vm: VmId, epoch: Epoch) -> PathBuf {
+        self.dir(vm, epoch).join("base.img")
+    }
+
     pub(super) fn overlay(&self, vm: VmId, epoch: Epoch) -> PathBuf {
         self.dir(vm, epoch).join("overlay.qcow2")
     }
@@ -101,7 +105,7 @@ impl Files {
         let dir = self.dir(order.vm, order.epoch);
         make_dir(&self.vm_dir(order.vm))?;
         make_dir(&dir)?;
-        link_base(&self.bases.join(format!("{}.img", order.disk.digest)), &dir.join("base.img"))?;
+        link_base(&self.bases.join(format!("{}.img", order.disk.digest)), &self.base(order.vm, order.epoch))?;
         replace(&self.seed(order.vm, order.epoch), seed)
     }
 

@@ -98,11 +98,13 @@ impl Libvirt {
             started_at: None,
             definition: definition_digest(order),
         };
+        let base = self.files.base(order.vm, order.epoch);
         let (overlay, seed) =
             (self.files.overlay(order.vm, order.epoch), self.files.seed(order.vm, order.epoch));
         let log = self.files.console_log(order.vm, order.epoch);
         let socket = self.files.console_socket(order.vm);
-        let paths = Paths { overlay: &overlay, seed: &seed, console_socket: &socket, console_log: &log };
+        let paths =
+            Paths { base: &base, overlay: &overlay, seed: &seed, console_socket: &socket, console_log: &log };
         let xml = domain_xml::build(order, &record, paths, self.server);
         self.link.run(doing, move |connect| domain::define(connect, &xml)).await?;
         self.run(doing, record).await

@@ -93,16 +93,14 @@ pub fn sentence(facts: &Facts) -> String {
             let warnings = count(facts.warnings, "warning");
             format!("Works, with {warnings}. {}. {}.", survival(facts), members(facts))
         }
+        // Enough servers: they become voters by themselves within seconds.
+        Grade::NotHighlyAvailable if facts.nodes.len() >= VOTERS_MIN => format!(
+            "Running, not highly available yet ({} of {VOTERS_MIN} voters): the other nodes are catching up.",
+            facts.voters()
+        ),
         Grade::NotHighlyAvailable => {
-            let has = facts.nodes.len().min(facts.voters().max(1));
-            let missing = VOTERS_MIN.saturating_sub(has);
-            let servers = if missing == 1 { "one server" } else { "two servers" };
-            if facts.nodes.len() >= VOTERS_MIN {
-                // Enough servers; they become voters by themselves within seconds.
-                return format!(
-                    "Running, not highly available yet ({has} of {VOTERS_MIN} voters): the other nodes are catching up."
-                );
-            }
+            let has = facts.nodes.len();
+            let servers = if has + 1 == VOTERS_MIN { "one server" } else { "two servers" };
             format!("Running, NOT highly available ({has} of {VOTERS_MIN}). Add {servers}.")
         }
         Grade::Degraded => format!("Degraded: {}. {}.", troubles(facts), survival(facts)),
@@ -197,7 +195,7 @@ mod tests {
         let pending_alone = Facts { vms_waiting: 1, ..city("v") };
         let table = [
             (city("v"), "Running, NOT highly available (1 of 3). Add two servers."),
-            (city("vl"), "Running, NOT highly available (1 of 3). Add two servers."),
+            (city("vl"), "Running, NOT highly available (2 of 3). Add one server."),
             (city("vv"), "Running, NOT highly available (2 of 3). Add one server."),
             (
                 city("vll"),

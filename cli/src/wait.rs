@@ -98,10 +98,12 @@ pub async fn vm(app: &App, client: &Client, id: &str, goal: Goal) -> Result<Opti
         ..v1::EventQuery::default()
     });
     let mut progress = Progress::new(app, format!("VM {id}"));
+    let mut named = id.to_owned();
     loop {
         let vm = look(client, id, &mut progress).await?;
         if let Some(Some(vm)) = &vm {
             progress.name = format!("VM {}", vm.name);
+            named.clone_from(&vm.name);
         }
         match vm.as_ref().map(|vm| judge(vm.as_ref(), goal)) {
             Some(Verdict::Reached) => {
@@ -111,7 +113,7 @@ pub async fn vm(app: &App, client: &Client, id: &str, goal: Goal) -> Result<Opti
             Some(Verdict::Hopeless(why)) => {
                 progress.done();
                 let error = CliError::failed(format!("{} cannot get there: {why}", progress.name));
-                return Err(told(app, client, id, error).await);
+                return Err(told(app, client, (id, &named), error).await);
             }
             Some(Verdict::Waiting(what)) => progress.say(&what),
             // Nobody answers at the moment; what was said last still stands.
@@ -120,7 +122,7 @@ pub async fn vm(app: &App, client: &Client, id: &str, goal: Goal) -> Result<Opti
         if Instant::now() >= deadline {
             progress.done();
             let error = timeout(app, &format!("{} is {}", progress.name, progress.last));
-            return Err(told(app, client, id, error).await);
+            return Err(told(app, client, (id, &named), error).await);
         }
         pause(&mut watch, deadline).await;
     }
@@ -160,12 +162,12 @@ fn timeout(app: &App, what: &str) -> CliError {
 }
 
 /// The error, after the VM's explanation on stderr.
-async fn told(app: &App, client: &Client, id: &str, error: CliError) -> CliError {
+async fn told(app: &App, client: &Client, (id, named): (&str, &str), error: CliError) -> CliError {
     match client.explain_vm(id, None).await {
         Ok(explanation) => app.out.talk(explain::render(&explanation).trim_end()),
         Err(_) => app.out.detail("there is no explanation of it"),
     }
-    error.remedy(format!("scpctl explain {id}; scpctl vm log {id}"))
+    error.remedy(format!("see why: scpctl explain {named}; what it said: scpctl vm log {named}"))
 }
 
 /// Waits until nothing is placed on a node any more.

@@ -292,3 +292,28 @@ async fn a_peer_that_speaks_for_another_or_nonsense_is_refused_and_changes_nothi
     assert_eq!(group.member(ONE).status().term, before);
     group.write("still").await.expect("a majority is up");
 }
+
+#[tokio::test(start_paused = true)]
+async fn five_voters_survive_any_two_and_do_nothing_without_a_majority() {
+    let mut group = Group::of(5, whole_log).await;
+    let mut commands = group.fill(0, 20).await;
+    let mut disks = Vec::new();
+    for seed in 0..2 {
+        let leader = group.leader().await;
+        disks.push((leader, group.kill(leader, Loss::Torn(seed))));
+        let command = format!("after {seed}");
+        group.write_but(Some(leader), &command).await.expect("a majority is up");
+        commands.push(command);
+    }
+    group.agree(&commands).await;
+    let third = group.leader().await;
+    disks.push((third, group.kill(third, Loss::Torn(2))));
+    let (&survivor, member) = group.members.iter().next().expect("two are up");
+    assert!(member.raft.linearizable().await.is_err(), "node {survivor} has no quorum behind it");
+    assert!(member.raft.write("lost".into()).await.is_err());
+    for (node, disk) in disks {
+        group.boot(node, disk).await;
+    }
+    group.agree(&commands).await;
+    assert!(!group.member(survivor).view.holds(b"lost"));
+}

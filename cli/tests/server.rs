@@ -278,9 +278,11 @@ fn scpd_beside_scpctl_is_started_and_waited_for() {
     );
     let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn();
     let child = child.unwrap();
-    while !place.path("args").exists() {
-        std::thread::yield_now();
-    }
+    let looks = (0..3000).map(|_| {
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
+        place.path("args").exists()
+    });
+    assert!(looks.into_iter().any(|started| started), "the stand-in is never started");
     scpd.serve(&place);
     let told = said(child.wait_with_output().unwrap()).ok();
     assert!(told.err.contains("scpd is not running: starting"), "{told:#?}");

@@ -5,6 +5,7 @@
 mod args;
 mod bench;
 mod cargo;
+mod console;
 mod demo;
 mod fuzz;
 mod guest;

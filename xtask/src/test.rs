@@ -32,6 +32,7 @@ const STEPS: &[TestStep] = &[
     ("doctests", doc_tests),
     ("fuzz", || fuzz::fuzz(FUZZ_SECONDS).map(|()| ONE_PASSED)),
     ("commands", || documented_commands().map(|()| ONE_PASSED)),
+    ("guest", || crate::guest::check().map(|()| ONE_PASSED)),
     ("demo", || demo::demo(args::Demo { keep: true, json: false }).map(|()| ONE_PASSED)),
     ("story", || story().map(|()| ONE_PASSED)),
 ];

@@ -14,7 +14,6 @@
 //! - Whatever happens, nothing is left behind, except with `--keep`.
 
 mod city;
-mod console;
 mod timeline;
 mod watch;
 
@@ -26,12 +25,13 @@ use serde_json::Value;
 
 pub use city::City;
 use city::SOON;
-use console::Console;
 use timeline::{Measures, Timeline, seconds};
 use watch::{EventWatch, ProcessWatch};
 
 use crate::{
-    args, cargo, guest,
+    args, cargo,
+    console::Console,
+    guest,
     packages::{self, Step},
     talk,
 };

@@ -21,6 +21,7 @@
 //! # Caveats
 //! - Debian's newest kernel at the time of building goes in; a later kernel alone builds no new image.
 
+mod check;
 mod disk;
 mod initramfs;
 
@@ -36,6 +37,8 @@ use crate::{
     packages::{self, Step},
     talk,
 };
+
+pub use check::check;
 
 /// Where built images are kept, outside the repository.
 pub fn cache_dir() -> Result<PathBuf> {

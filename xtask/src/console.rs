@@ -1,4 +1,4 @@
-//! Logs in on a guest's serial console through `scpctl vm console`, and runs a command there.
+//! Logs in on a guest's serial console, whatever program relays it, and runs commands there.
 
 use std::{
     io::{Read, Write},
@@ -28,10 +28,10 @@ pub struct Console {
 }
 
 impl Console {
-    /// `command`: `scpctl vm console NAME`.
+    /// `command` relays it, as `scpctl vm console NAME` does.
     pub fn open(command: &mut Command) -> Result<Self> {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child = command.spawn().context("scpctl cannot be started")?;
+        let mut child = command.spawn().context("what relays the console cannot be started")?;
         let keys = child.stdin.take().expect("stdin was asked to be a pipe");
         let mut stdout = child.stdout.take().expect("stdout was asked to be a pipe");
         let shown = Arc::new(Mutex::new(Vec::new()));
@@ -67,8 +67,8 @@ impl Console {
     }
 
     fn type_line(&mut self, line: &str) -> Result<()> {
-        self.keys.write_all(format!("{line}\r").as_bytes()).context("scpctl vm console has ended")?;
-        self.keys.flush().context("scpctl vm console has ended")
+        self.keys.write_all(format!("{line}\r").as_bytes()).context("the console has ended")?;
+        self.keys.flush().context("the console has ended")
     }
 
     /// Logs in as root, unless a shell is there already.
@@ -107,12 +107,17 @@ impl Console {
 
     /// Leaves it as a person does, and sees that it ends well.
     pub fn leave(mut self) -> Result<()> {
-        self.keys.write_all(&[ESCAPE]).context("scpctl vm console has ended")?;
+        self.keys.write_all(&[ESCAPE]).context("the console has ended")?;
+        self.ends()
+    }
+
+    /// Waits for the end of what relays it, and sees that it is a good one.
+    pub fn ends(mut self) -> Result<()> {
         let ended = wait_until(ANSWER_WITHIN, || self.child.try_wait().ok().flatten());
         match ended {
             Some(status) if status.success() => Ok(()),
-            Some(status) => bail!("scpctl vm console ended with {status}"),
-            None => bail!("scpctl vm console does not end at Ctrl-]"),
+            Some(status) => bail!("the console ended with {status}"),
+            None => bail!("the console does not end"),
         }
     }
 }

@@ -3,9 +3,12 @@
 //! libvirt's calls block, for seconds when a guest is started. They run on [`THREADS`] threads of their
 //! own, so that neither the runtime nor its blocking pool waits for libvirtd; the connection itself is
 //! shared, as libvirt allows. A call that finds the connection dead opens a new one first. A hanging
-//! libvirtd is noticed by keepalive, which makes its calls fail.
+//! libvirtd is noticed by keepalive, which makes its calls fail; callers wait no longer than [`CALL_MAX`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, oneshot};
 use virt::{connect::Connect, error::Error};
@@ -20,6 +23,10 @@ const JOBS_MAX: usize = 256;
 /// A libvirtd that is silent for 4 × 5 s is given up.
 const KEEPALIVE_SECONDS: i32 = 5;
 const KEEPALIVE_COUNT: u32 = 3;
+
+/// Opening a connection to a hanging libvirtd has no keepalive yet. Longer than any call takes that is
+/// under way at all: a guest with much memory on a slow disk starts within a minute.
+const CALL_MAX: Duration = Duration::from_secs(120);
 
 type Job = Box<dyn FnOnce(&Shared) + Send>;
 
@@ -99,7 +106,8 @@ impl Link {
         Ok(Self { jobs })
     }
 
-    /// Runs `work` with the connection on one of the threads. Given up by the caller, it still ends.
+    /// Runs `work` with the connection on one of the threads. Given up by the caller it still runs to its
+    /// end, some time: every step is such that it may.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         doing: &str,
@@ -110,11 +118,15 @@ impl Link {
             let result = shared.session().and_then(|session| work(&session.connect));
             let _ = answer.send(result);
         });
-        let gone = |_| DriverError::retryable(doing, "the libvirt threads have ended");
-        self.jobs.send(job).await.map_err(|_| gone(()))?;
-        match answered.await {
-            Ok(result) => result.map_err(|error| DriverError::retryable(doing, error.message())),
-            Err(_) => Err(gone(())),
-        }
+        let failed = |why: &str| DriverError::retryable(doing, why);
+        let called = async {
+            let gone = "the libvirt threads have ended";
+            self.jobs.send(job).await.map_err(|_| failed(gone))?;
+            let result = answered.await.map_err(|_| failed(gone))?;
+            result.map_err(|error| failed(error.message()))
+        };
+        tokio::time::timeout(CALL_MAX, called)
+            .await
+            .unwrap_or_else(|_| Err(failed("libvirt does not answer")))
     }
 }

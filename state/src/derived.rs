@@ -1,7 +1,12 @@
 //! What follows from the tables: indices and sums. Kept up to date by `apply`, counted anew by a
 //! restored snapshot and by [`crate::invariants`].
 
-use scp_model::{Name, NodeId, Resources, Subject, VmId};
+use imbl::OrdSet;
+use scp_model::{
+    ImageId, Name, NodeId, Resources, Subject, VmId,
+    image::ReplicaStatus,
+    vm::{Vm, VmPhase, VmSpec},
+};
 
 use crate::{NameScope, State};
 
@@ -10,10 +15,15 @@ pub(crate) fn rebuild(state: &mut State) -> Result<(), String> {
     state.usage = state.projects.keys().map(|id| (*id, Default::default())).collect();
     state.allocated = state.nodes.keys().map(|id| (*id, Resources::default())).collect();
     state.vms_by_node.clear();
+    state.pending.clear();
+    state.groups.clear();
     state.evictions_by_vm.clear();
     state.names.clear();
     state.macs.clear();
     state.image_users.clear();
+    state.image_users_on.clear();
+    state.copies_missing.clear();
+    state.copies_idle.clear();
     tenancy(state)?;
     machines(state)?;
     vms(state)
@@ -49,6 +59,7 @@ fn machines(state: &mut State) -> Result<(), String> {
         index(state, NameScope::Images(image.project), &image.name, Subject::Image(image.id))?;
         let usage = state.usage.get_mut(&image.project);
         usage.ok_or_else(|| format!("image {} is of no project", image.id))?.images += 1;
+        image.replicas.keys().for_each(|node| settle_copy(state, image.id, *node));
     }
     for ((node, vm), eviction) in &state.evictions.clone() {
         allocate(state, *node, *vm, eviction.resources)?;
@@ -70,7 +81,10 @@ fn vms(state: &mut State) -> Result<(), String> {
         }
         if let Some(node) = vm.node() {
             allocate(state, node, vm.id, vm.spec.resources)?;
-            state.vms_by_node.insert((node, vm.id));
+            seat(state, vm.id, &vm.spec, node);
+        }
+        if let Some(waits) = wait_of(vm) {
+            state.pending.insert(waits);
         }
     }
     Ok(())
@@ -88,4 +102,57 @@ fn index(state: &mut State, scope: NameScope, name: &Name, subject: Subject) -> 
         None => Ok(()),
         Some(other) => Err(format!("{other} and {subject} are both named {name}")),
     }
+}
+
+/// A VM's place among those that wait, if it waits.
+pub(crate) fn wait_of(vm: &Vm) -> Option<(scp_model::Timestamp, VmId)> {
+    let waits = vm.placement.is_none() && vm.status.phase == VmPhase::Pending;
+    waits.then_some((vm.status.since, vm.id))
+}
+
+/// The VM is on the node: by node, by group, by image.
+pub(crate) fn seat(state: &mut State, id: VmId, spec: &VmSpec, node: NodeId) {
+    state.vms_by_node.insert((node, id));
+    if let Some(group) = &spec.anti_affinity {
+        state.groups.insert((spec.project, group.clone(), node, id));
+    }
+    let users = state.image_users_on.entry((spec.image, node)).or_default();
+    *users += 1;
+    if *users == 1 {
+        settle_copy(state, spec.image, node);
+    }
+}
+
+/// The VM is on the node no more.
+pub(crate) fn unseat(state: &mut State, id: VmId, spec: &VmSpec, node: NodeId) {
+    state.vms_by_node.remove(&(node, id));
+    if let Some(group) = &spec.anti_affinity {
+        state.groups.remove(&(spec.project, group.clone(), node, id));
+    }
+    let users = state.image_users_on.get_mut(&(spec.image, node)).expect("an image in use has its count");
+    *users -= 1;
+    if *users == 0 {
+        state.image_users_on.remove(&(spec.image, node));
+        settle_copy(state, spec.image, node);
+    }
+}
+
+/// To be called whenever a copy, or whether a VM uses it, changed.
+pub(crate) fn settle_copy(state: &mut State, image: ImageId, node: NodeId) {
+    let status = state.images.get(&image).and_then(|image| image.replicas.get(&node));
+    let used = state.image_users_on.contains_key(&(image, node));
+    let (missing, idle) = match status {
+        Some(ReplicaStatus::Held) => (false, !used),
+        Some(ReplicaStatus::Assigned) => (false, false),
+        Some(ReplicaStatus::Failed { .. }) | None => (used, false),
+    };
+    keep(&mut state.copies_missing, (image, node), missing);
+    keep(&mut state.copies_idle, (image, node), idle);
+}
+
+fn keep(set: &mut OrdSet<(ImageId, NodeId)>, member: (ImageId, NodeId), belongs: bool) {
+    match belongs {
+        true => set.insert(member),
+        false => set.remove(&member),
+    };
 }

@@ -127,10 +127,15 @@ fn derived_is_what_a_recount_gives(state: &State) -> Verdict {
     equal("usage", &state.usage, &counted.usage)?;
     equal("allocated", &state.allocated, &counted.allocated)?;
     equal("vms_by_node", &state.vms_by_node, &counted.vms_by_node)?;
+    equal("pending", &state.pending, &counted.pending)?;
+    equal("groups", &state.groups, &counted.groups)?;
     equal("evictions_by_vm", &state.evictions_by_vm, &counted.evictions_by_vm)?;
     equal("names", &state.names, &counted.names)?;
     equal("macs", &state.macs, &counted.macs)?;
-    equal("image_users", &state.image_users, &counted.image_users)
+    equal("image_users", &state.image_users, &counted.image_users)?;
+    equal("image_users_on", &state.image_users_on, &counted.image_users_on)?;
+    equal("copies_missing", &state.copies_missing, &counted.copies_missing)?;
+    equal("copies_idle", &state.copies_idle, &counted.copies_idle)
 }
 
 fn placements_are_sound(state: &State) -> Verdict {

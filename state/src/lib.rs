@@ -17,8 +17,7 @@
 //! - Every command is answered: by its effect, or by a rejection that changed nothing but the request
 //!   table and the audit chain.
 //! - A repeated request id is answered by the first answer and applied once.
-//! - `usage`, `allocated`, `vms_by_node`, `evictions_by_vm`, `names`, `macs` and `image_users` are what a
-//!   recount would give.
+//! - Everything derived (sums and indices, see [`State`]) is what a recount would give.
 //! - A VM is granted to at most one node at a time, and is not granted anew while a node that is up
 //!   may still run it ([`State::may_bind`]).
 //!
@@ -77,6 +76,10 @@ pub struct State {
     /// node.
     pub allocated: OrdMap<NodeId, Resources>,
     pub vms_by_node: OrdSet<(NodeId, VmId)>,
+    /// VMs that wait for a placement, with since when: those that wait longest first.
+    pub pending: OrdSet<(Timestamp, VmId)>,
+    /// Placed members of each anti-affinity group, by node.
+    pub groups: OrdSet<(ProjectId, Name, NodeId, VmId)>,
     /// The evictions, by VM.
     pub evictions_by_vm: OrdSet<(VmId, NodeId)>,
     /// Names in use, each within its scope.
@@ -85,6 +88,12 @@ pub struct State {
     pub macs: OrdMap<[u8; 6], VmId>,
     /// How many VMs start from each image; no entry: none.
     pub image_users: OrdMap<ImageId, u64>,
+    /// How many VMs placed on a node use an image; no entry: none.
+    pub image_users_on: OrdMap<(ImageId, NodeId), u64>,
+    /// Where a VM uses an image of which there is no copy, and none on its way.
+    pub copies_missing: OrdSet<(ImageId, NodeId)>,
+    /// Whole copies on nodes where no VM uses them.
+    pub copies_idle: OrdSet<(ImageId, NodeId)>,
     /// Answers to recent requests, so that a retry is answered and not applied again.
     pub requests: Requests,
     /// The watch ring: the most recent events, oldest first.

@@ -2,7 +2,7 @@
 //!
 //! `find_*` take a name or an id: a name that looks like an id is taken for an id first.
 
-use std::str::FromStr;
+use std::{ops::RangeInclusive, str::FromStr};
 
 use scp_model::{
     DepartmentId, Event, FlavorId, ImageId, KeypairId, Name, NodeId, ProjectId, PublicKey, Resources,
@@ -66,6 +66,43 @@ impl State {
     pub fn vms_on(&self, node: NodeId) -> impl Iterator<Item = &Vm> {
         let whole = (node, VmId::from_u128(0))..=(node, VmId::from_u128(u128::MAX));
         self.vms_by_node.range(whole).filter_map(|(_, vm)| self.vms.get(vm))
+    }
+
+    /// Placed members of an anti-affinity group, by node.
+    pub fn group(&self, project: ProjectId, group: &Name) -> impl Iterator<Item = (NodeId, &Vm)> {
+        self.group_within(project, group, NodeId(0)..=NodeId(u64::MAX))
+    }
+
+    /// Members of an anti-affinity group on one node.
+    pub fn group_on(&self, project: ProjectId, group: &Name, node: NodeId) -> impl Iterator<Item = &Vm> {
+        self.group_within(project, group, node..=node).map(|(_, vm)| vm)
+    }
+
+    fn group_within(
+        &self,
+        project: ProjectId,
+        group: &Name,
+        nodes: RangeInclusive<NodeId>,
+    ) -> impl Iterator<Item = (NodeId, &Vm)> {
+        let first = (project, group.clone(), *nodes.start(), VmId::from_u128(0));
+        let last = (project, group.clone(), *nodes.end(), VmId::from_u128(u128::MAX));
+        let members = self.groups.range(first..=last);
+        members.filter_map(|(_, _, node, vm)| Some((*node, self.vms.get(vm)?)))
+    }
+
+    /// VMs that are to have a placement, those that wait longest first.
+    pub fn pending_vms(&self) -> impl Iterator<Item = &Vm> {
+        self.pending.iter().filter_map(|(_, vm)| self.vms.get(vm))
+    }
+
+    /// Nodes where a VM uses the image without a copy, and none on its way.
+    pub fn copies_missing(&self, image: ImageId) -> impl Iterator<Item = NodeId> {
+        self.copies_missing.range((image, NodeId(0))..=(image, NodeId(u64::MAX))).map(|(_, node)| *node)
+    }
+
+    /// Nodes that hold the image whole while no VM there uses it.
+    pub fn copies_idle(&self, image: ImageId) -> impl Iterator<Item = NodeId> {
+        self.copies_idle.range((image, NodeId(0))..=(image, NodeId(u64::MAX))).map(|(_, node)| *node)
     }
 
     /// What a node is to remove before it does anything else.
@@ -226,12 +263,7 @@ impl State {
             return Some(Obstacle::Zone { wants: wants.clone(), has: has.clone() });
         }
         let group = vm.spec.anti_affinity.as_ref()?;
-        let rival = |other: &&Vm| {
-            other.id != vm.id
-                && other.spec.project == vm.spec.project
-                && other.spec.anti_affinity.as_ref() == Some(group)
-        };
-        let rival = self.vms_on(node.id).find(rival)?;
+        let rival = self.group_on(vm.spec.project, group, node.id).find(|other| other.id != vm.id)?;
         Some(Obstacle::AntiAffinity { group: group.clone(), vm: rival.spec.name.clone() })
     }
 

@@ -7,6 +7,7 @@ use scp_model::{
 };
 
 use super::{Change, Effect, Verdict, check::stale};
+use crate::derived;
 
 impl Effect for AssignImage {
     /// Assigning where a copy failed is to try again.
@@ -35,6 +36,7 @@ impl Effect for AssignImage {
                 EventKind::ImageUnassigned { node: self.node }
             }
         };
+        derived::settle_copy(change.state, self.image, self.node);
         change.event(Subject::Image(self.image), Some(project), kind);
         Ok(())
     }

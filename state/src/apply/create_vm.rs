@@ -114,5 +114,6 @@ fn insert(change: &mut Change<'_>, create: &CreateVm) {
     usage.resources = usage.resources.plus(spec.resources);
     let spec = Arc::new(spec.clone());
     let vm = Vm { id, spec, generation: 1, placement: None, status, created_at: now };
+    state.pending.insert((now, id));
     state.vms.insert(id, vm);
 }

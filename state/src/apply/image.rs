@@ -1,7 +1,7 @@
 //! Images.
 
 use scp_model::{
-    EventKind, Rejection, Subject,
+    EventKind, NodeId, Rejection, Subject,
     command::{CreateImage, DeleteImage},
     flavor::RESOURCES_MAX,
     image::{IMAGE_BYTES_MAX, Image, ImageContent, ReplicaStatus},
@@ -12,7 +12,7 @@ use super::{
     Change, Effect, Verdict,
     check::{QuotaRow, counted, invalid, room_for},
 };
-use crate::{NameScope, limits::IMAGES_MAX};
+use crate::{NameScope, derived, limits::IMAGES_MAX};
 
 impl Effect for CreateImage {
     /// The node that proposes it has the bytes, whole and checked.
@@ -46,6 +46,7 @@ impl Effect for CreateImage {
         change.state.names.insert((scope, self.name.clone()), subject);
         change.state.usage.get_mut(&self.project).expect("a project has its usage").images += 1;
         change.state.images.insert(self.id, image);
+        derived::settle_copy(change.state, self.id, self.held_by);
         let kind = EventKind::ImageCreated { name: self.name.clone() };
         change.event(subject, Some(self.project), kind);
         Ok(())
@@ -78,7 +79,9 @@ impl Effect for DeleteImage {
         let (project, name) = (image.project, image.name.clone());
         change.state.names.remove(&(NameScope::Images(project), name));
         change.state.usage.get_mut(&project).expect("a project has its usage").images -= 1;
+        let copies: Vec<NodeId> = image.replicas.keys().copied().collect();
         change.state.images.remove(&self.id);
+        copies.into_iter().for_each(|node| derived::settle_copy(change.state, self.id, node));
         change.event(subject, Some(project), EventKind::ImageDeleted);
         Ok(())
     }

@@ -16,32 +16,44 @@ use scp_model::{
 };
 
 use super::Change;
-use crate::{NameScope, State};
+use crate::{NameScope, State, derived};
 
 impl Change<'_> {
     /// The VM is the node's from now on; this command's index is the epoch.
     pub(super) fn grant(&mut self, id: VmId, node: NodeId) {
         let (epoch, since) = (Epoch(self.index), self.now());
         let vm = self.state.vms.get_mut(&id).expect("a VM that is bound is known");
+        let waited = derived::wait_of(vm);
         vm.placement = Some(Placement { node, epoch, since });
         vm.status = VmStatus { phase: VmPhase::Bound, since, ..vm.status.clone() };
-        let (resources, project) = (vm.spec.resources, vm.spec.project);
-        self.state.vms_by_node.insert((node, id));
+        let spec = vm.spec.clone();
+        if let Some(waited) = waited {
+            self.state.pending.remove(&waited);
+        }
+        derived::seat(self.state, id, &spec, node);
         let allocated = self.state.allocated.get_mut(&node).expect("a node has its sum");
-        *allocated = allocated.plus(resources);
-        self.event(Subject::Vm(id), Some(project), EventKind::VmBound { node, epoch });
+        *allocated = allocated.plus(spec.resources);
+        self.event(Subject::Vm(id), Some(spec.project), EventKind::VmBound { node, epoch });
     }
 
     /// Ends the placement, if there is one, and leaves an eviction behind; the VM enters `phase`.
     pub(super) fn revoke(&mut self, id: VmId, phase: VmPhase) -> Option<Placement> {
         let since = self.now();
         let vm = self.state.vms.get_mut(&id).expect("a VM whose placement ends is known");
+        let waited = derived::wait_of(vm);
         let placement = vm.placement.take();
         // The next node begins anew: what the last one saw is of no meaning there.
         vm.status = VmStatus { phase, since, observed_generation: 0, message: None, failures: 0 };
+        let (waits, spec) = (derived::wait_of(vm), vm.spec.clone());
+        if let Some(waited) = waited {
+            self.state.pending.remove(&waited);
+        }
+        if let Some(waits) = waits {
+            self.state.pending.insert(waits);
+        }
         let Placement { node, epoch, since: _ } = placement?;
-        let eviction = Eviction { vm: id, node, epoch, resources: vm.spec.resources, since };
-        self.state.vms_by_node.remove(&(node, id));
+        let eviction = Eviction { vm: id, node, epoch, resources: spec.resources, since };
+        derived::unseat(self.state, id, &spec, node);
         self.state.evictions_by_vm.insert((id, node));
         self.state.evictions.insert((node, id), eviction);
         placement

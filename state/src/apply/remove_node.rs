@@ -3,7 +3,7 @@
 use scp_model::{EventKind, NodeId, Rejection, Subject, VmId, command::RemoveNode, image::Image, node::Node};
 
 use super::{Change, Effect, Verdict, check::counted};
-use crate::{NameScope, State};
+use crate::{NameScope, State, derived};
 
 impl Effect for RemoveNode {
     /// With `force`, for a node that is down: what was placed on it is pending again, and nothing is
@@ -63,5 +63,6 @@ fn drop_replicas(state: &mut State, node: NodeId) {
     for id in with_replica {
         let image = state.images.get_mut(&id).expect("the image was listed above");
         image.replicas.remove(&node);
+        derived::settle_copy(state, id, node);
     }
 }

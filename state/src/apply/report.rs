@@ -18,6 +18,7 @@ use super::{
     Change, Effect, Verdict,
     check::{at_most, clipped},
 };
+use crate::derived;
 use crate::limits::{MESSAGE_BYTES_MAX, ORPHAN_NAME_BYTES_MAX, ORPHANS_MAX};
 
 impl Effect for ReportBatch {
@@ -144,6 +145,7 @@ fn image_held(change: &mut Change<'_>, node: NodeId, image: ImageId) {
     }
     let project = known.project;
     image_mut(change, image).replicas.insert(node, ReplicaStatus::Held);
+    derived::settle_copy(change.state, image, node);
     change.event(Subject::Image(image), Some(project), EventKind::ImageReplicated { node });
 }
 
@@ -156,6 +158,7 @@ fn image_gone(change: &mut Change<'_>, node: NodeId, image: ImageId) {
     }
     let project = known.project;
     image_mut(change, image).replicas.remove(&node);
+    derived::settle_copy(change.state, image, node);
     change.event(Subject::Image(image), Some(project), EventKind::ImageReplicaGone { node });
 }
 
@@ -171,6 +174,7 @@ fn image_failed(change: &mut Change<'_>, (node, image): (NodeId, ImageId), messa
     let (project, at) = (known.project, change.now());
     let status = ReplicaStatus::Failed { message: message.clone(), at };
     image_mut(change, image).replicas.insert(node, status);
+    derived::settle_copy(change.state, image, node);
     let kind = EventKind::ImageReplicaFailed { node, message };
     change.event(Subject::Image(image), Some(project), kind);
 }

@@ -2,63 +2,98 @@
 //! are decided here, for [`place`](crate::place), [`evacuate`](crate::evacuate), `explain` and
 //! `survives` alike, so that they never disagree.
 //!
-//! It is built once a round, in O(nodes); the state is not copied. Choosing looks at each node once.
+//! It is built once a round, in O(nodes); the state is not copied. The first choice of a round puts the
+//! nodes in [`Order`]; each then looks at few of them.
 
-use std::collections::BTreeMap;
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use scp_model::{
-    NodeId, Resources,
+    Name, NodeId, ProjectId, Resources, VmId,
     explain::Obstacle,
+    image::Image,
     node::{Compute, Node},
     vm::Vm,
 };
 use scp_state::State;
 
 use crate::{
-    rank::Rank,
-    survey::{Group, Survey, group_of},
+    order::Order,
+    rank::{ImageDistance, Rank},
 };
 
-#[derive(Debug, Clone)]
+/// An anti-affinity group: its name means something within its project only.
+pub(crate) type Group<'a> = (ProjectId, &'a Name);
+
+pub(crate) fn group_of(vm: &Vm) -> Option<Group<'_>> {
+    vm.spec.anti_affinity.as_ref().map(|group| (vm.spec.project, group))
+}
+
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot<'a> {
     pub(crate) node: &'a Node,
     /// What may be promised in all.
     pub(crate) offered: Resources,
     /// What is not promised yet.
     pub(crate) free: Resources,
+    /// Number of its zone: the same number, the same zone.
+    pub(crate) zone: usize,
 }
 
-/// A group's members by node. More than one a node only when they were there before the group was.
-type Members<'a> = BTreeMap<NodeId, Vec<&'a Vm>>;
+impl Slot<'_> {
+    /// Whether the node takes any VM at all.
+    pub(crate) fn takes_vms(&self) -> bool {
+        let node = self.node;
+        node.is_up() && !node.draining && node.schedulable && node.profile.compute.runs_vms()
+    }
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct Board<'a> {
     state: &'a State,
     /// In the order of node ids.
     pub(crate) slots: Vec<Slot<'a>>,
-    groups: BTreeMap<Group<'a>, Members<'a>>,
+    zones: usize,
+    /// Made when it is first asked for: most rounds place nothing.
+    order: OnceCell<Order>,
+    /// VMs that are counted where they are no more.
+    lifted: BTreeSet<VmId>,
+    /// Members of groups that this round placed.
+    bound: BTreeMap<Group<'a>, Vec<(NodeId, &'a Vm)>>,
 }
 
 impl<'a> Board<'a> {
-    pub(crate) fn new(state: &'a State, survey: &Survey<'a>) -> Self {
-        let slots = state.nodes.values();
-        let slots =
-            slots.map(|node| Slot { node, offered: state.offered(node), free: state.free(node) }).collect();
-        let groups = survey.groups.iter().map(|(group, members)| {
-            let mut by_node: Members<'a> = BTreeMap::new();
-            for vm in members {
-                by_node.entry(vm.node().expect("a surveyed member is placed")).or_default().push(vm);
-            }
-            (*group, by_node)
+    pub(crate) fn new(state: &'a State) -> Self {
+        let mut zones: BTreeMap<&Name, usize> = BTreeMap::new();
+        let slots = state.nodes.values().map(|node| {
+            let next = zones.len();
+            let zone = *zones.entry(&node.profile.zone).or_insert(next);
+            Slot { node, offered: state.offered(node), free: state.free(node), zone }
         });
-        Self { state, slots, groups: groups.collect() }
+        let slots = slots.collect();
+        let (order, lifted, bound) = (OnceCell::new(), BTreeSet::new(), BTreeMap::new());
+        Self { state, slots, zones: zones.len(), order, lifted, bound }
     }
 
     /// The best feasible node, less those that `skip` names.
     pub(crate) fn best(&self, vm: &'a Vm, skip: impl Fn(NodeId) -> bool) -> Option<NodeId> {
-        let slots = self.slots.iter().filter(|slot| !skip(slot.node.id));
-        let feasible = slots.filter(|slot| self.obstacle(vm, slot).is_none());
-        feasible.map(|slot| self.rank(vm, slot)).min().map(|rank| rank.node)
+        let order = self.order.get_or_init(|| Order::of(&self.slots));
+        order.best(self, vm, &|slot| skip(slot.node.id)).map(|rank| rank.node)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn order(&self) -> Option<&Order> {
+        self.order.get()
+    }
+
+    pub(crate) fn slot(&self, node: NodeId) -> Option<&Slot<'a>> {
+        self.position(node).map(|at| &self.slots[at])
+    }
+
+    pub(crate) fn image_of(&self, vm: &Vm) -> Option<&'a Image> {
+        self.state.images.get(&vm.spec.image)
     }
 
     /// The first check that the node does not pass.
@@ -68,52 +103,73 @@ impl<'a> Board<'a> {
     }
 
     pub(crate) fn rank(&self, vm: &'a Vm, slot: &Slot<'_>) -> Rank {
-        let zone_mates = match self.members(vm) {
-            None => 0,
-            Some(members) => members
-                .iter()
-                .filter(|(node, _)| self.zone_is(**node, slot.node))
-                .map(|(_, vms)| vms.iter().filter(|mate| mate.id != vm.id).count())
-                .sum(),
-        };
-        Rank::new(zone_mates, self.state.images.get(&vm.spec.image), slot, vm.spec.resources)
+        let zone_mates = self.zone_mates(vm)[slot.zone];
+        let image = ImageDistance::of(self.image_of(vm), slot.node.id);
+        Rank::new(zone_mates, image, slot, vm.spec.resources)
+    }
+
+    /// How many others of the VM's group there are in each zone.
+    pub(crate) fn zone_mates(&self, vm: &'a Vm) -> Vec<usize> {
+        let mut mates = vec![0; self.zones];
+        for (node, _) in self.mates(vm) {
+            if let Some(slot) = self.slot(node) {
+                mates[slot.zone] += 1;
+            }
+        }
+        mates
     }
 
     /// Gives the VM's resources on that node away, for the rest of the round.
     pub(crate) fn bind(&mut self, vm: &'a Vm, node: NodeId) {
-        if let Ok(at) = self.slots.binary_search_by_key(&node, |slot| slot.node.id) {
-            self.slots[at].free = self.slots[at].free.minus(vm.spec.resources);
-        }
+        self.change(node, |free| free.minus(vm.spec.resources));
         if let Some(group) = group_of(vm) {
-            self.groups.entry(group).or_default().entry(node).or_default().push(vm);
+            self.bound.entry(group).or_default().push((node, vm));
         }
     }
 
     /// Takes a placed VM off the board, as if it were not there.
     pub(crate) fn lift(&mut self, vm: &'a Vm) {
         let Some(node) = vm.node() else { return };
-        if let Ok(at) = self.slots.binary_search_by_key(&node, |slot| slot.node.id) {
-            self.slots[at].free = self.slots[at].free.plus(vm.spec.resources);
-        }
-        if let Some(members) = group_of(vm).and_then(|group| self.groups.get_mut(&group))
-            && let Some(here) = members.get_mut(&node)
-        {
-            here.retain(|mate| mate.id != vm.id);
+        self.change(node, |free| free.plus(vm.spec.resources));
+        self.lifted.insert(vm.id);
+    }
+
+    fn change(&mut self, node: NodeId, free: impl Fn(Resources) -> Resources) {
+        let Some(at) = self.position(node) else { return };
+        let before = self.slots[at];
+        let after = Slot { free: free(before.free), ..before };
+        self.slots[at] = after;
+        if let Some(order) = self.order.get_mut() {
+            order.moved(at, &before, &after);
         }
     }
 
-    fn members(&self, vm: &'a Vm) -> Option<&Members<'a>> {
-        self.groups.get(&group_of(vm)?)
+    fn position(&self, node: NodeId) -> Option<usize> {
+        self.slots.binary_search_by_key(&node, |slot| slot.node.id).ok()
     }
 
-    fn zone_is(&self, id: NodeId, like: &Node) -> bool {
-        self.state.nodes.get(&id).is_some_and(|node| node.profile.zone == like.profile.zone)
+    /// The others of the VM's group that have a place, and where.
+    fn mates(&self, vm: &'a Vm) -> impl Iterator<Item = (NodeId, &'a Vm)> {
+        let state = self.state;
+        let there = group_of(vm).into_iter().flat_map(move |(project, name)| state.group(project, name));
+        self.mates_among(vm, there)
+    }
+
+    fn mates_among<'b>(
+        &'b self,
+        vm: &'b Vm,
+        there: impl Iterator<Item = (NodeId, &'a Vm)> + 'b,
+    ) -> impl Iterator<Item = (NodeId, &'a Vm)> + 'b {
+        let bound = group_of(vm).and_then(|group| self.bound.get(&group));
+        let there = there.filter(|(_, mate)| !self.lifted.contains(&mate.id));
+        there.chain(bound.into_iter().flatten().copied()).filter(|(_, mate)| mate.id != vm.id)
     }
 
     fn anti_affinity(&self, vm: &'a Vm, node: NodeId) -> Option<Obstacle> {
-        let mate = self.members(vm)?.get(&node)?.iter().find(|mate| mate.id != vm.id)?;
-        let group = vm.spec.anti_affinity.clone()?;
-        Some(Obstacle::AntiAffinity { group, vm: mate.spec.name.clone() })
+        let (project, name) = group_of(vm)?;
+        let there = self.state.group_on(project, name, node).map(|mate| (node, mate));
+        let (_, mate) = self.mates_among(vm, there).find(|(at, _)| *at == node)?;
+        Some(Obstacle::AntiAffinity { group: name.clone(), vm: mate.spec.name.clone() })
     }
 }
 

@@ -13,6 +13,8 @@
 //! `explain` says why. Of an anti-affinity group one member moves at a time, and only while all others
 //! that are to run do run: such a group is there so that one of it always answers.
 
+use std::collections::BTreeSet;
+
 use scp_model::{
     Command, NodeId,
     command::{BindVm, EvacuateVm},
@@ -23,9 +25,8 @@ use scp_state::State;
 
 use crate::{
     Round,
-    board::Board,
+    board::{Board, Group, group_of},
     health,
-    survey::{Survey, group_of},
     view::View,
 };
 
@@ -36,14 +37,18 @@ pub const DRAIN_MOVES_MAX: usize = 2;
 /// At most `room` commands. The place that each is going to find is taken from the board, so
 /// that no more are sent away than fit.
 pub(crate) fn evacuate<'a>(round: &Round<'a>, board: &mut Board<'a>, room: usize) -> Vec<Command> {
-    let Round { state, view, survey } = round;
+    let Round { state, view, .. } = round;
     let braked = braked_nodes(state, view);
+    let waiting = waiting_groups(state);
     let mut commands = Vec::new();
     for node in state.nodes.values() {
+        if commands.len() + 2 > room {
+            break;
+        }
         let mut leaving: Vec<&Vm> = match (node.is_up(), node.draining) {
             (false, _) if braked.contains(&node.id) || round.is_back(node.id) => continue,
             (false, _) => state.vms_on(node.id).filter(|vm| vm.spec.power == Power::Running).collect(),
-            (true, true) => drainable(state, survey, node.id),
+            (true, true) => drainable(state, &waiting, node.id),
             (true, false) => continue,
         };
         // The large ones first: small ones still fit afterwards, not the other way round.
@@ -77,20 +82,26 @@ fn send_away<'a>(round: &Round<'a>, vm: &'a Vm, board: &mut Board<'a>) -> Vec<Co
     std::iter::once(evacuation).chain(gone.then_some(binding)).collect()
 }
 
-fn braked_nodes(state: &State, view: &View) -> Vec<NodeId> {
+fn braked_nodes(state: &State, view: &View) -> BTreeSet<NodeId> {
     let braked = health::vanishings(state, view).into_iter().filter(|vanishing| vanishing.braked);
     braked.flat_map(|vanishing| vanishing.nodes).collect()
 }
 
+/// Groups of which a member waits for a place; only asked for while a node drains.
+fn waiting_groups(state: &State) -> BTreeSet<Group<'_>> {
+    let drains = state.nodes_up().any(|node| node.draining);
+    let pending = drains.then(|| state.pending_vms());
+    pending.into_iter().flatten().filter_map(group_of).collect()
+}
+
 /// VMs of a draining node whose group can do without them for a moment; of one group only the first.
-fn drainable<'a>(state: &'a State, survey: &Survey<'a>, node: NodeId) -> Vec<&'a Vm> {
-    let mut groups = std::collections::BTreeSet::new();
+fn drainable<'a>(state: &'a State, waiting: &BTreeSet<Group<'a>>, node: NodeId) -> Vec<&'a Vm> {
+    let mut groups = BTreeSet::new();
     let can_go = |vm: &&Vm| match group_of(vm) {
         None => true,
         Some(group) => {
-            let mates = survey.groups.get(&group).map(Vec::as_slice).unwrap_or_default();
-            let waiting = survey.pending.iter().any(|mate| group_of(mate) == Some(group));
-            !waiting && mates.iter().filter(|mate| mate.id != vm.id).all(|mate| answers(mate))
+            let mut mates = state.group(group.0, group.1).filter(|(_, mate)| mate.id != vm.id);
+            !waiting.contains(&group) && mates.all(|(_, mate)| answers(mate))
         }
     };
     let able = state.vms_on(node).filter(can_go);

@@ -11,13 +11,12 @@ use scp_model::{
 };
 use scp_state::State;
 
-use crate::{board::Board, remedy::remedy, survey::Survey};
+use crate::{board::Board, remedy::remedy};
 
 /// Why a VM is where it is, or nowhere. None when there is no such VM.
 pub fn explain(state: &State, vm: VmId, now: Timestamp) -> Option<Explanation> {
     let vm = state.vms.get(&vm)?;
-    let survey = Survey::of(state);
-    let mut board = Board::new(state, &survey);
+    let mut board = Board::new(state);
     board.lift(vm);
     let nodes: Vec<NodeVerdict> = board
         .slots

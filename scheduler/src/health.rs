@@ -31,6 +31,8 @@
 //!
 //! `scpctl node remove --force` is the operator's word that a node is gone; it is never braked.
 
+use std::collections::BTreeMap;
+
 use scp_model::{
     Command, NodeId, Timestamp,
     command::{MarkNodeDown, MarkNodeUp},
@@ -62,10 +64,10 @@ pub const LEADER_SETTLE_MS: u64 = 500;
 /// Declarations for at most `room` nodes, in the order of ids.
 pub(crate) fn health(state: &State, view: &View, room: usize) -> Vec<Command> {
     let settled = view.now.since_ms(view.leader_since) >= LEADER_SETTLE_MS;
-    let declare = |node: NodeId| {
-        let known = state.nodes.get(&node)?;
-        let suspicion = view.suspicions.iter().find(|suspicion| suspicion.node == node);
-        match suspicion {
+    let suspicions = by_node(view);
+    let declare = |known: &Node| {
+        let node = known.id;
+        match suspicions.get(&node) {
             Some(suspicion) if settled && known.is_up() && node != view.me => {
                 let (enough, evidence) = (is_enough(state, view, suspicion), &suspicion.evidence);
                 enough.then(|| Command::MarkNodeDown(MarkNodeDown { node, evidence: evidence.clone() }))
@@ -77,7 +79,11 @@ pub(crate) fn health(state: &State, view: &View, room: usize) -> Vec<Command> {
             }
         }
     };
-    state.nodes.keys().copied().filter_map(declare).take(room).collect()
+    state.nodes.values().filter_map(declare).take(room).collect()
+}
+
+fn by_node(view: &View) -> BTreeMap<NodeId, &Suspicion> {
+    view.suspicions.iter().map(|suspicion| (suspicion.node, suspicion)).collect()
 }
 
 /// Whether the evidence suffices to declare a node down.
@@ -109,8 +115,9 @@ pub struct Vanishing {
 
 /// All nodes that are down or silent, by vanishing, the earliest first.
 pub fn vanishings(state: &State, view: &View) -> Vec<Vanishing> {
-    let mut lost: Vec<(Timestamp, NodeId)> =
-        state.nodes.keys().filter_map(|id| lost_at(state, view, *id)).collect();
+    let suspicions = by_node(view);
+    let lost = state.nodes.values().filter_map(|node| lost_at(node, view, &suspicions));
+    let mut lost: Vec<(Timestamp, NodeId)> = lost.collect();
     lost.sort_unstable();
     let present = state.nodes.len() - lost.len();
     let mut nodes_before = state.nodes.len();
@@ -127,12 +134,17 @@ pub fn vanishings(state: &State, view: &View) -> Vec<Vanishing> {
 }
 
 /// When a node that is down or silent was last heard of.
-fn lost_at(state: &State, view: &View, id: NodeId) -> Option<(Timestamp, NodeId)> {
+fn lost_at(
+    node: &Node,
+    view: &View,
+    suspicions: &BTreeMap<NodeId, &Suspicion>,
+) -> Option<(Timestamp, NodeId)> {
+    let id = node.id;
     let before = |at: Timestamp, silence_ms: u64| Timestamp(at.0.saturating_sub(silence_ms));
-    match &state.nodes.get(&id)?.liveness {
+    match &node.liveness {
         Liveness::Down { since, evidence } => Some((before(*since, evidence.leader_silence_ms), id)),
         Liveness::Up => {
-            let suspicion = view.suspicions.iter().find(|suspicion| suspicion.node == id)?;
+            let suspicion = suspicions.get(&id)?;
             Some((before(view.now, suspicion.evidence.leader_silence_ms), id))
         }
     }

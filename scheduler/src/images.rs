@@ -10,10 +10,10 @@
 //! - A copy that is neither needed nor missing from the count is given up, one an image and round, and
 //!   only while [`IMAGE_REPLICAS`] others are whole. Copies on nodes that are leaving go first.
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use scp_model::{
-    Command, NodeId,
+    Command, Name, NodeId,
     command::AssignImage,
     image::{IMAGE_REPLICAS, Image, ReplicaStatus},
     node::{Liveness, Node},
@@ -33,11 +33,8 @@ const HELD_MIN: usize = 2;
 
 /// At most `room` assignments, images in the order of their ids.
 pub(crate) fn images(round: &Round<'_>, room: usize) -> Vec<Command> {
-    let Round { state, survey, .. } = round;
-    let nobody = BTreeSet::new();
-    let orders = state.images.values().flat_map(|image| {
-        let used_on = survey.images_used.get(&image.id).unwrap_or(&nobody);
-        let copies = Copies { round, image, used_on };
+    let orders = round.state.images.values().flat_map(|image| {
+        let copies = Copies { round, image };
         let order = |(node, wanted)| Command::AssignImage(AssignImage { image: image.id, node, wanted });
         let wanted = copies.missing().into_iter().map(|node| (node, true));
         wanted.chain(copies.surplus().map(|node| (node, false))).map(order).collect::<Vec<_>>()
@@ -48,14 +45,17 @@ pub(crate) fn images(round: &Round<'_>, room: usize) -> Vec<Command> {
 struct Copies<'a> {
     round: &'a Round<'a>,
     image: &'a Image,
-    used_on: &'a BTreeSet<NodeId>,
 }
 
 impl<'a> Copies<'a> {
     /// Nodes that are to fetch a copy.
     fn missing(&self) -> Vec<NodeId> {
         let answers = |node: &NodeId| self.is_up(*node) && !self.round.is_suspected(*node);
-        let used = self.used_on.iter().copied().filter(|node| answers(node) && self.may_ask(*node));
+        let used = self
+            .round
+            .state
+            .copies_missing(self.image.id)
+            .filter(|node| answers(node) && self.may_ask(*node));
         let mut ask: Vec<NodeId> = used.collect();
         let counted = self.counted();
         let mut chosen: Vec<NodeId> = counted.iter().chain(&ask).copied().collect();
@@ -70,17 +70,27 @@ impl<'a> Copies<'a> {
     /// A whole copy that nobody misses.
     fn surplus(&self) -> Option<NodeId> {
         let lasting = |node: &NodeId| self.is_up(*node) && !self.is_draining(*node);
+        let spare = self.round.state.copies_idle(self.image.id).filter(|node| self.is_up(*node));
+        let spare: Vec<NodeId> = spare.collect();
+        if spare.is_empty() {
+            return None;
+        }
         let held: Vec<NodeId> = self.image.holders().filter(|node| self.is_up(*node)).collect();
-        let spare = held.iter().copied().filter(|node| !self.used_on.contains(node));
-        let left_without =
-            |node: NodeId| held.iter().filter(|other| **other != node && lasting(other)).count();
-        let spare = spare.filter(|node| left_without(*node) >= IMAGE_REPLICAS);
-        spare.max_by_key(|node| (self.is_draining(*node), self.zone_mates(*node, &held), *node))
+        let last = held.iter().filter(|node| lasting(node)).count();
+        let left_without = |node: &NodeId| last - usize::from(lasting(node));
+        let mut by_zone: BTreeMap<&Name, usize> = BTreeMap::new();
+        held.iter()
+            .filter_map(|node| self.zone(*node))
+            .for_each(|zone| *by_zone.entry(zone).or_default() += 1);
+        let in_zone = |node: NodeId| self.zone(node).and_then(|zone| by_zone.get(zone));
+        let spare = spare.into_iter().filter(|node| left_without(node) >= IMAGE_REPLICAS);
+        spare.max_by_key(|node| (self.is_draining(*node), in_zone(*node), *node))
     }
 
-    /// Copies that count towards [`IMAGE_REPLICAS`]: there or on their way, on a node that stays.
+    /// Copies that count towards [`IMAGE_REPLICAS`]: there or on their way, on a node that stays. No more
+    /// than suffice: images that run everywhere have thousands.
     fn counted(&self) -> Vec<NodeId> {
-        let held_up = self.image.holders().filter(|node| self.is_up(*node)).count();
+        let held_up = self.image.holders().filter(|node| self.is_up(*node)).take(HELD_MIN).count();
         let counts = |node: &Node| match &node.liveness {
             Liveness::Up => !node.draining,
             Liveness::Down { since, .. } => {
@@ -92,7 +102,7 @@ impl<'a> Copies<'a> {
             ReplicaStatus::Failed { .. } => false,
         });
         let good = good.filter(|(node, _)| self.round.state.nodes.get(*node).is_some_and(counts));
-        good.map(|(node, _)| *node).collect()
+        good.map(|(node, _)| *node).take(IMAGE_REPLICAS).collect()
     }
 
     /// The node that a copy beside those chosen is best on: in a zone with the fewest of them, running
@@ -125,8 +135,11 @@ impl<'a> Copies<'a> {
     }
 
     fn zone_mates(&self, node: NodeId, among: &[NodeId]) -> usize {
-        let zone = |id: &NodeId| self.round.state.nodes.get(id).map(|node| &node.profile.zone);
-        among.iter().filter(|other| **other != node && zone(other) == zone(&node)).count()
+        among.iter().filter(|other| **other != node && self.zone(**other) == self.zone(node)).count()
+    }
+
+    fn zone(&self, node: NodeId) -> Option<&'a Name> {
+        self.round.state.nodes.get(&node).map(|node| &node.profile.zone)
     }
 
     fn takes_copies(&self, node: &Node) -> bool {

@@ -22,26 +22,29 @@
 //! - Nothing is evacuated for which there is no room elsewhere, nor while the brake holds ([`health`]).
 //!
 //! # Cost
-//! One pass over the VMs and one over the nodes a round, and one over the nodes for each VM that is
-//! placed or evacuated. The state is not copied.
+//! One pass over the nodes and one over the images a round; for each VM that is placed or evacuated a
+//! look at few nodes ([`order`]). VMs that are where they should be cost nothing: those that wait, the
+//! members of groups and the copies that are due are indices of the state. The state is not copied.
 
 mod board;
 mod evacuate;
 mod explain;
 pub mod health;
 mod images;
+mod order;
 mod place;
 pub mod rank;
 mod remedy;
-mod survey;
 mod survives;
 mod view;
 mod voters;
 
+use std::collections::BTreeSet;
+
 use scp_model::{Command, NodeId};
 use scp_state::State;
 
-use crate::{board::Board, survey::Survey};
+use crate::board::Board;
 pub use crate::{
     explain::explain,
     survives::{Survival, survives},
@@ -59,8 +62,9 @@ pub const COMMANDS_MAX: usize = 256;
 /// that are to leave where they are, and copies. Nothing is put on or taken off a node whose liveness
 /// is in doubt or changes in this round.
 pub fn plan(state: &State, view: &View) -> Vec<Command> {
-    let round = Round { state, view, survey: Survey::of(state) };
-    let mut board = Board::new(state, &round.survey);
+    let suspected = view.suspicions.iter().map(|suspicion| suspicion.node).collect();
+    let round = Round { state, view, suspected };
+    let mut board = Board::new(state);
     let mut commands = health::health(state, view, COMMANDS_MAX / 4);
     commands.extend(place::place(&round, &mut board, COMMANDS_MAX / 4 * 3 - commands.len()));
     let room = COMMANDS_MAX - commands.len();
@@ -74,13 +78,13 @@ pub fn plan(state: &State, view: &View) -> Vec<Command> {
 pub(crate) struct Round<'a> {
     state: &'a State,
     view: &'a View,
-    survey: Survey<'a>,
+    suspected: BTreeSet<NodeId>,
 }
 
 impl Round<'_> {
     /// Silent, though not declared down before this round: nothing new is put there.
     fn is_suspected(&self, node: NodeId) -> bool {
-        self.view.suspicions.iter().any(|suspicion| suspicion.node == node)
+        self.suspected.contains(&node)
     }
 
     /// Heard again, though not declared up before this round: nothing is taken from there any more.

@@ -9,20 +9,33 @@
 //! (`State::may_bind`): it never runs twice for the sake of a drain. A node that is silent gets nothing
 //! while it is not clear whether it is down.
 
+use std::collections::BTreeSet;
+
+use scp_model::{Command, Name, Resources, command::BindVm};
+
 use crate::{Round, board::Board};
-use scp_model::{Command, command::BindVm};
 
 /// Bindings for at most `room` VMs, written to the board as they are made.
 pub(crate) fn place<'a>(round: &Round<'a>, board: &mut Board<'a>, room: usize) -> Vec<Command> {
-    let Round { state, survey, .. } = round;
+    let state = round.state;
+    // What fits nowhere: what is free only becomes less in the round, so its like need not be tried.
+    let mut unfit: BTreeSet<(Option<&Name>, Resources)> = BTreeSet::new();
     let mut commands = Vec::new();
-    for vm in survey.pending.iter().copied().filter(|vm| state.may_bind(vm)) {
+    for vm in state.pending_vms() {
         if commands.len() == room {
             break;
         }
-        if let Some(node) = board.best(vm, |node| round.is_suspected(node)) {
-            board.bind(vm, node);
-            commands.push(Command::BindVm(BindVm { vm: vm.id, node, basis: vm.generation }));
+        let needs = (vm.spec.zone.as_ref(), vm.spec.resources);
+        if unfit.contains(&needs) || !state.may_bind(vm) {
+            continue;
+        }
+        match board.best(vm, |node| round.is_suspected(node)) {
+            Some(node) => {
+                board.bind(vm, node);
+                commands.push(Command::BindVm(BindVm { vm: vm.id, node, basis: vm.generation }));
+            }
+            None if vm.spec.anti_affinity.is_none() => drop(unfit.insert(needs)),
+            None => {}
         }
     }
     commands

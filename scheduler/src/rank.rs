@@ -35,15 +35,20 @@ pub enum ImageDistance {
     Elsewhere,
 }
 
+impl ImageDistance {
+    pub(crate) fn of(image: Option<&Image>, node: NodeId) -> Self {
+        match image.and_then(|image| image.replicas.get(&node)) {
+            Some(ReplicaStatus::Held) => Self::Held,
+            Some(ReplicaStatus::Assigned) => Self::Assigned,
+            Some(ReplicaStatus::Failed { .. }) | None => Self::Elsewhere,
+        }
+    }
+}
+
 impl Rank {
-    pub(crate) fn new(zone_mates: usize, image: Option<&Image>, slot: &Slot<'_>, needs: Resources) -> Self {
+    pub(crate) fn new(zone_mates: usize, image: ImageDistance, slot: &Slot<'_>, needs: Resources) -> Self {
         let after = slot.free.minus(needs);
         let memory_taken_ppm = taken_ppm(after.memory_mib, slot.offered.memory_mib);
-        let image = match image.and_then(|image| image.replicas.get(&slot.node.id)) {
-            Some(ReplicaStatus::Held) => ImageDistance::Held,
-            Some(ReplicaStatus::Assigned) => ImageDistance::Assigned,
-            Some(ReplicaStatus::Failed { .. }) | None => ImageDistance::Elsewhere,
-        };
         Self {
             zone_mates,
             memory_taken_eighths: memory_taken_ppm / 125_000,
@@ -53,9 +58,18 @@ impl Rank {
             node: slot.node.id,
         }
     }
+
+    /// What is smallest in this rank among all nodes of its zone that have as much memory in all, no more
+    /// of it free, and the image no nearer.
+    pub(crate) fn bound(self) -> (usize, u64, ImageDistance, u64) {
+        (self.zone_mates, self.memory_taken_eighths, self.image, self.memory_taken_ppm)
+    }
 }
 
+/// Shares are counted in parts of this many.
+pub(crate) const PARTS: u64 = 1_000_000;
+
 fn taken_ppm(free: u64, offered: u64) -> u64 {
-    let taken = u128::from(offered.saturating_sub(free)) * 1_000_000;
+    let taken = u128::from(offered.saturating_sub(free)) * u128::from(PARTS);
     u64::try_from(taken / u128::from(offered.max(1))).expect("a share of the whole is at most a million")
 }

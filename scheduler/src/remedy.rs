@@ -30,7 +30,7 @@ fn obstacle_if<'a>(
 ) -> Option<Obstacle> {
     let mut node = slot.node.clone();
     mend(&mut node);
-    board.obstacle(vm, &Slot { node: &node, offered: slot.offered, free: slot.free })
+    board.obstacle(vm, &Slot { node: &node, ..*slot })
 }
 
 fn open(node: &mut Node) {

@@ -13,10 +13,7 @@ use std::{cmp::Reverse, collections::BTreeSet};
 use scp_model::{NodeId, Resources, sandbox::Power, vm::Vm};
 use scp_state::State;
 
-use crate::{
-    board::Board,
-    survey::{Survey, group_of},
-};
+use crate::board::{Board, group_of};
 
 /// What the city can lose and go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +39,7 @@ pub fn survives(state: &State, voters: &BTreeSet<NodeId>) -> Survival {
     if spare == 0 {
         reasons.push(agreement_reason(state, voters.len(), up));
     }
-    let survey = Survey::of(state);
-    let board = Board::new(state, &survey);
+    let board = Board::new(state);
     reasons.extend(state.nodes_up().filter_map(|node| homeless(state, &board, node.id)).take(REASONS_MAX));
     reasons.extend(lone_images(state).take(REASONS_MAX));
     Survival { nodes: u64::from(reasons.is_empty()), voters: spare as u64, reasons }

@@ -69,7 +69,7 @@ impl City {
         let scratch = tempfile::tempdir().expect("the scratch directory can be made");
         let hosts = (0..options.nodes)
             .map(|number| {
-                let disk = MemDisk::new(rng.next());
+                let disk = MemDisk::new();
                 let world = World::new(rng.fork());
                 Host::new(number, options.zones, scratch.path(), disk, world)
             })

@@ -1,5 +1,7 @@
 //! Faults: drawn from the seed, begun, and ended.
 
+use scp_raft::sim::Loss;
+
 use crate::{city::City, entropy::SplitMix, net::Link};
 
 /// Draws faults and takes them away again.
@@ -70,8 +72,8 @@ impl Faulter {
             host.paused_until_us = 0;
             host.drift_ppm = 0;
             host.clock.offset_ms.store(0, std::sync::atomic::Ordering::Relaxed);
-            host.disk.set_full(false);
-            host.disk.set_stall(None);
+            host.disk.set_capacity(None);
+            host.disk.set_stalled(false);
             host.world.set_failing(0);
             if !city.hosts[at].is_running() {
                 city.start(at);
@@ -146,12 +148,13 @@ impl Faulter {
             }
             Kind::DiskFull => {
                 city.say(&name, format!("its disk is full for {for_ms} ms"));
-                city.hosts[at].disk.set_full(true);
+                let used = city.hosts[at].disk.used();
+                city.hosts[at].disk.set_capacity(Some(used));
                 self.ends.push((until_us, End::FreeDisk(at)));
             }
             Kind::DiskStall => {
-                city.say(&name, format!("its disk takes long for {for_ms} ms"));
-                city.hosts[at].disk.set_stall(Some(std::time::Duration::from_millis(self.rng.between(5, 400))));
+                city.say(&name, format!("its disk does nothing for {for_ms} ms"));
+                city.hosts[at].disk.set_stalled(true);
                 self.ends.push((until_us, End::FreeDisk(at)));
             }
             Kind::Driver => {
@@ -171,8 +174,11 @@ impl Faulter {
         city.kill(at);
         if power {
             city.hosts[at].world.power_off();
-            city.hosts[at].disk.crash();
         }
+        let torn = Loss::Torn(self.rng.next());
+        let loss = if power { *self.rng.pick(&[Loss::All, torn]) } else { Loss::Nothing };
+        let disk = city.hosts[at].disk.crash(loss);
+        city.hosts[at].disk = disk;
         self.ends.push((until_us, End::Start(at)));
     }
 
@@ -223,8 +229,8 @@ impl Faulter {
             }
             End::FreeDisk(at) => {
                 city.say(&city.hosts[at].name.to_string(), "its disk is well again");
-                city.hosts[at].disk.set_full(false);
-                city.hosts[at].disk.set_stall(None);
+                city.hosts[at].disk.set_capacity(None);
+                city.hosts[at].disk.set_stalled(false);
             }
             End::Drivers(at) => {
                 city.say(&city.hosts[at].name.to_string(), "its hypervisor is well again");

@@ -134,7 +134,10 @@ impl Host {
             key: self.key.clone(),
             directory: self.directory.clone(),
             disk: self.disk.clone(),
-            engines: self.world.engines(),
+            engines: self.world.engines({
+                let clock = self.clock.clone();
+                Arc::new(move || clock.now())
+            }),
             clock: self.clock.clone(),
             net: net.clone(),
             packets,

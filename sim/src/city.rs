@@ -225,7 +225,9 @@ impl City {
             self.ask(0, admit)?;
         }
         let first = self.hosts[0].id;
-        for command in self.ledger.foundation(first) {
+        let foundation = self.ledger.foundation(first);
+        self.hosts[0].world.hold(self.ledger.image.expect("the foundation has an image"));
+        for command in foundation {
             self.ask(0, command)?;
         }
         let voters = if self.hosts.len() >= 7 { 5 } else { 3 };
@@ -265,7 +267,7 @@ impl City {
     fn admission(&mut self, at: usize) -> (Command, Command) {
         let id = JoinTokenId::from_u128(at as u128);
         let secret = Digest([at as u8; 32]);
-        let expires_at = Timestamp(u64::MAX);
+        let expires_at = Timestamp(crate::host::EPOCH_MS + 24 * 3_600_000);
         let token = Command::CreateJoinToken(CreateJoinToken { id, secret_digest: secret, expires_at });
         (token, Command::AdmitNode(Box::new(self.admit(at, id, secret))))
     }

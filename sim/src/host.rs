@@ -165,7 +165,7 @@ impl Host {
     pub fn tick(&mut self, tick_us: u64) {
         let Some(running) = &self.running else { return };
         let own_us = tick_us.saturating_add_signed(tick_us as i64 * self.drift_ppm / 1_000_000);
-        running.runtime.block_on(tokio::time::sleep(Duration::from_micros(own_us)));
+        running.runtime.block_on(async { tokio::time::sleep(Duration::from_micros(own_us)).await });
         self.clock.own_us.fetch_add(own_us, Ordering::Relaxed);
     }
 

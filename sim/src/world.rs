@@ -55,6 +55,11 @@ impl World {
         Engines { driver: Arc::new(driver), hypervisor, images: self.clone() }
     }
 
+    /// The image is here from now on, as after an upload.
+    pub fn hold(&self, image: ImageId) {
+        self.things().images.insert(image);
+    }
+
     /// What runs now.
     pub fn running(&self) -> Vec<(VmId, Epoch)> {
         self.engine.running().into_iter().collect()

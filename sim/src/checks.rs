@@ -47,7 +47,10 @@ impl Checks {
         }
         let head = *self.heads.entry(state.index).or_insert(state.audit_head);
         if head != state.audit_head {
-            return Err(Violation(format!("{host} has another history than others at index {}", state.index)));
+            return Err(Violation(format!(
+                "{host} has another history than others at index {}",
+                state.index
+            )));
         }
         quotas(&state)
     }

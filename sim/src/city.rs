@@ -8,8 +8,7 @@
 use std::collections::BTreeMap;
 
 use scp_model::{
-    Command, Country, DepartmentId, Digest, JoinTokenId, NodeId, ProjectId, Resources,
-    Timestamp, UserId,
+    Command, Country, DepartmentId, Digest, JoinTokenId, NodeId, ProjectId, Resources, Timestamp, UserId,
     command::{AdmitNode, CreateFlavor, CreateJoinToken, CreateUser, InitCity},
     node::{Compute, NodeProfile},
     tenancy::CityRole,
@@ -184,7 +183,11 @@ impl City {
         let end_us = self.now_us + self.options.liveness_ms * 1000;
         while !holds(self) {
             if self.now_us > end_us {
-                return Err(Violation(format!("not within {} ms after healing: {what}; {}", self.options.liveness_ms, self.standing())));
+                return Err(Violation(format!(
+                    "not within {} ms after healing: {what}; {}",
+                    self.options.liveness_ms,
+                    self.standing()
+                )));
             }
             self.tick()?;
         }
@@ -195,7 +198,8 @@ impl City {
     fn ask(&mut self, at: usize, command: Command) -> Result<(), Violation> {
         let request = request_id(&mut self.rng);
         let task = Task { client: 0, request, what: What::Write(command) };
-        let door = self.hosts[at].process().ok_or_else(|| Violation("the founder is not running".into()))?.door;
+        let door =
+            self.hosts[at].process().ok_or_else(|| Violation("the founder is not running".into()))?.door;
         self.hosts[at].spawn(workload::carry_out(door, task, self.outcomes.clone()));
         let mut answered = None;
         self.until("the foundation is laid", |city| {
@@ -343,7 +347,9 @@ impl City {
             .map(|vm| format!("{} {:?}/{:?} on {:?}", vm.spec.name, vm.spec.power, vm.status, vm.node()))
             .take(5)
             .collect();
-        format!("indices {indices:?}, {down} down, {} evictions, VMs: {odd:?}", first.evictions.len())
+        let images: Vec<_> = first.images.values().map(|image| &image.replicas).collect();
+        let evictions = first.evictions.len();
+        format!("indices {indices:?}, {down} down, {evictions} evictions, images {images:?}, VMs: {odd:?}")
     }
 
     fn finish(&mut self) -> Result<(), Violation> {

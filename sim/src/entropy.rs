@@ -1,9 +1,12 @@
 //! Where randomness comes from in a simulation: the seed, for everything in the process.
 //!
 //! The standard library's hash maps, ring, every version of rand and tokio ask the operating system for
-//! random bytes through one function, `getrandom`. This crate defines it: on a thread that simulates, the
-//! bytes come from the seed; on any other thread from the system call, as usual. So not even the order of
-//! a hash map differs between two runs of a seed.
+//! random bytes through the C library: its function `getrandom`, or `syscall` with that number. This crate
+//! defines both: on a thread that simulates, the bytes come from the seed; on any other thread, and for
+//! any other system call, the kernel is asked as usual. So not even the order of a hash map differs
+//! between two runs of a seed.
+
+#![allow(unsafe_code, reason = "stands in for two functions of the C library")]
 
 use std::cell::Cell;
 
@@ -73,7 +76,6 @@ impl SplitMix {
 ///
 /// # Safety
 /// `buffer` points to `length` writable bytes, as for the system call.
-#[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, flags: u32) -> isize {
     let seeded = STREAM.try_with(Cell::get).ok().flatten();
@@ -92,7 +94,6 @@ pub unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, flags: u32) -
     length as isize
 }
 
-#[allow(unsafe_code)]
 unsafe fn system(buffer: *mut u8, length: usize, flags: u32) -> isize {
     // SAFETY: as the caller promised.
     let slice = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<std::mem::MaybeUninit<u8>>(), length) };
@@ -102,6 +103,43 @@ unsafe fn system(buffer: *mut u8, length: usize, flags: u32) -> isize {
         Err(_) => -1,
     }
 }
+
+// `syscall` as the C library has it (System V calling convention in, the kernel's out; -1 and errno for
+// errors), but for one number. A C function with variable arguments cannot be written in Rust.
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".globl syscall",
+    ".type syscall, @function",
+    "syscall:",
+    "cmp rdi, {number}",
+    "je 3f",
+    "mov rax, rdi",
+    "mov rdi, rsi",
+    "mov rsi, rdx",
+    "mov rdx, rcx",
+    "mov r10, r8",
+    "mov r8, r9",
+    "mov r9, [rsp + 8]",
+    "syscall",
+    "cmp rax, -4095",
+    "jae 2f",
+    "ret",
+    "2:",
+    "neg eax",
+    "push rax",
+    "call __errno_location@PLT",
+    "pop rcx",
+    "mov [rax], ecx",
+    "mov rax, -1",
+    "ret",
+    "3:",
+    "mov rdi, rsi",
+    "mov rsi, rdx",
+    "mov rdx, rcx",
+    "jmp {getrandom}",
+    number = const 318,
+    getrandom = sym getrandom,
+);
 
 #[cfg(test)]
 mod tests {
@@ -128,7 +166,25 @@ mod tests {
     }
 
     #[test]
+    fn the_system_call_is_seeded_as_well() {
+        let run = |number| {
+            std::thread::spawn(move || {
+                let _seeded = seed(number);
+                scp_mesh::NodeKey::generate().expect("a key").id()
+            })
+            .join()
+            .expect("the thread ends")
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+    }
+
+    #[test]
     fn without_a_seed_the_system_is_asked() {
+        assert_ne!(
+            scp_mesh::NodeKey::generate().expect("a key").id(),
+            scp_mesh::NodeKey::generate().expect("a key").id()
+        );
         assert_ne!(uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
     }
 }

@@ -86,7 +86,8 @@ struct Running {
 impl Host {
     pub fn new(number: usize, zones: usize, scratch: &Path, disk: MemDisk, world: Arc<World>) -> Self {
         let name = Name::new(format!("n{}", number + 1)).expect("a short name");
-        let directory = IdentityDirectory::open(scratch.join(name.as_str())).expect("the scratch directory is writable");
+        let directory =
+            IdentityDirectory::open(scratch.join(name.as_str())).expect("the scratch directory is writable");
         let key = directory.load_or_create_key().expect("a key can be made");
         // The simulation's city has no certificates; with its key in place, nobody asks for it.
         directory.store_city_key(&CityKey::from_bytes([7; 32])).expect("the scratch directory is writable");

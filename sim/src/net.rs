@@ -121,7 +121,12 @@ impl Net {
             PacketKind::Request { bytes, .. } | PacketKind::OneWay { bytes, .. } => bytes.len(),
             PacketKind::Reply { answer, .. } => answer.as_ref().map_or(0, Bytes::len),
         };
-        self.trace.event(self.now_us, if lost { "lost" } else { "sent" }, packet.from.0 ^ packet.to.0, size as u64);
+        self.trace.event(
+            self.now_us,
+            if lost { "lost" } else { "sent" },
+            packet.from.0 ^ packet.to.0,
+            size as u64,
+        );
         if lost {
             return;
         }
@@ -241,7 +246,11 @@ impl Transport for SimTransport {
     }
 
     fn send(&self, peer: NodeId, lane: Lane, message: Bytes) -> Result<(), MeshError> {
-        self.net.lock().send(Packet { from: self.me, to: peer, kind: PacketKind::OneWay { lane, bytes: message } });
+        self.net.lock().send(Packet {
+            from: self.me,
+            to: peer,
+            kind: PacketKind::OneWay { lane, bytes: message },
+        });
         Ok(())
     }
 

@@ -14,8 +14,8 @@ use scp_model::{
     Actor, Answer, Command, DepartmentId, Digest, ImageId, Name, NodeId, ProjectId, Proposal, RequestId,
     Resources, VmId,
     command::{
-        CreateDepartment, CreateImage, CreateProject, CreateVm, DeleteVm, DrainNode, RebootVm, SetNodeSchedulable,
-        SetQuota, SetVmPower,
+        CreateDepartment, CreateImage, CreateProject, CreateVm, DeleteVm, DrainNode, RebootVm,
+        SetNodeSchedulable, SetQuota, SetVmPower,
     },
     image::{ImageContent, ImageFormat, Visibility},
     sandbox::{Power, RestartPolicy},
@@ -74,11 +74,14 @@ pub async fn carry_out(door: Arc<dyn Cluster>, task: Task, outcomes: Outcomes) {
     let outcome = match &task.what {
         What::Write(command) => {
             let actor = Actor::Local(door.node());
-            let proposal = Proposal { request: task.request, actor, time: door.now(), command: command.clone() };
+            let proposal =
+                Proposal { request: task.request, actor, time: door.now(), command: command.clone() };
             door.propose(proposal).await.map_or_else(|error| failed(&error), Outcome::Answered)
         }
         What::ReadRegister(project) => match door.read(Consistency::Linearizable).await {
-            Ok(snapshot) => Outcome::Read(snapshot.state.projects.get(project).map(|project| project.quota.vms)),
+            Ok(snapshot) => {
+                Outcome::Read(snapshot.state.projects.get(project).map(|project| project.quota.vms))
+            }
             Err(error) => failed(&error),
         },
     };
@@ -149,10 +152,8 @@ impl Ledger {
         })));
         for n in 0..REGISTERS {
             // The register's first value is written by its creation, before any client.
-            self.history.insert(
-                register(n),
-                vec![Operation { begun: 0, ended: Some(0), kind: Kind::Write(0) }],
-            );
+            self.history
+                .insert(register(n), vec![Operation { begun: 0, ended: Some(0), kind: Kind::Write(0) }]);
         }
         commands
     }
@@ -169,7 +170,10 @@ impl Ledger {
             55..70 => {
                 let number = self.number();
                 let id = DepartmentId::from_u128(1000 + u128::from(number));
-                What::Write(Command::CreateDepartment(CreateDepartment { id, name: name(&format!("d{number}")) }))
+                What::Write(Command::CreateDepartment(CreateDepartment {
+                    id,
+                    name: name(&format!("d{number}")),
+                }))
             }
             70..82 => What::Write(self.create_vm(rng)),
             82..97 => self.change_vm(rng),

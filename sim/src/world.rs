@@ -92,7 +92,11 @@ impl World {
             return None;
         }
         let (vm, _) = *rng.pick(&running);
-        if rng.chance(500) { self.engine.crash(vm) } else { self.engine.shut_down(vm) }
+        if rng.chance(500) {
+            self.engine.crash(vm)
+        } else {
+            self.engine.shut_down(vm)
+        }
         Some(vm)
     }
 
@@ -123,7 +127,8 @@ struct Hands {
 #[async_trait]
 impl Driver for Hands {
     async fn carry_out(&self, op: &Op) -> Result<Vec<Fact>, DriverError> {
-        let failed = || DriverError::Retryable { doing: "carrying an op out".into(), why: "simulated".into() };
+        let failed =
+            || DriverError::Retryable { doing: "carrying an op out".into(), why: "simulated".into() };
         let (took, fails_before, fails_after) = self.world.fate();
         tokio::time::sleep(took).await;
         if fails_before {

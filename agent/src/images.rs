@@ -21,11 +21,19 @@ pub const FETCH_TRIES: u32 = 4;
 /// takes an image in has it on disk before its record is committed.
 pub const UNKNOWN_IMAGE_MS: u64 = 60 * 60_000;
 
+/// An image that the state holds to be here is told to be gone when so many whole observations ended
+/// without it. The first may have begun before it came: a node takes an image in, has it recorded as
+/// held, and only then looks around again.
+pub const GONE_OBSERVATIONS: u64 = 2;
+
 impl Round<'_> {
     pub(crate) fn images(&mut self) {
         let state = self.state;
         for image in state.images.values() {
             let replica = image.replicas.get(&self.me);
+            if replica != Some(&ReplicaStatus::Held) || self.world.images.contains(&image.id) {
+                self.memory.missing_images.remove(&image.id);
+            }
             match self.world.images.contains(&image.id) {
                 true => self.image_here(image, replica),
                 false => self.image_missing(image, replica),
@@ -34,6 +42,7 @@ impl Round<'_> {
         let world = self.world;
         let unknown = |id: &ImageId| !state.images.contains_key(id);
         let now = self.now;
+        self.memory.missing_images.retain(|id, _| state.images.contains_key(id));
         self.memory.unknown_images.retain(|id, _| unknown(id) && world.images.contains(id));
         for id in world.images.iter().copied().filter(unknown) {
             let since: Timestamp = *self.memory.unknown_images.entry(id).or_insert(now);
@@ -53,6 +62,8 @@ impl Round<'_> {
             }
             // Fetched for a VM before the scheduler asked for it.
             None if self.is_used(image.id) => self.tell(Report::ImageHeld { image: image.id }),
+            // Ours may be the only copy.
+            None if image.holders().next().is_none() => self.tell(Report::ImageHeld { image: image.id }),
             None => self.drop_image(image.id),
         }
     }
@@ -65,7 +76,11 @@ impl Round<'_> {
         let assigned = match replica {
             Some(ReplicaStatus::Assigned) => true,
             Some(ReplicaStatus::Held) => {
-                self.tell(Report::ImageGone { image: image.id });
+                let seen = self.world.observations;
+                let since = *self.memory.missing_images.entry(image.id).or_insert(seen);
+                if seen >= since + GONE_OBSERVATIONS {
+                    self.tell(Report::ImageGone { image: image.id });
+                }
                 false
             }
             Some(ReplicaStatus::Failed { .. }) | None => false,

@@ -32,6 +32,9 @@ pub(crate) struct Memory {
     given: BTreeMap<ReportKey, (Report, Timestamp)>,
     /// Since when an image is here that the state does not know.
     pub(crate) unknown_images: BTreeMap<ImageId, Timestamp>,
+    /// Images that the state holds to be here and that are not seen: how many observations there had
+    /// been when that was first so.
+    pub(crate) missing_images: BTreeMap<ImageId, u64>,
     /// Since when each removal is wanted.
     pub(crate) removals: BTreeMap<VmId, Timestamp>,
 }
@@ -92,6 +95,7 @@ impl Memory {
             vms: BTreeMap::new(),
             given: BTreeMap::new(),
             unknown_images: BTreeMap::new(),
+            missing_images: BTreeMap::new(),
             removals: BTreeMap::new(),
         }
     }

@@ -9,6 +9,8 @@ use scp_model::{Epoch, Fact, ImageId, Op, VmId, fact::VmFact, node::Orphan};
 pub(crate) struct World {
     /// Whether there was a whole observation. Until then not knowing of a thing means nothing.
     pub(crate) complete: bool,
+    /// Whole observations so far.
+    pub(crate) observations: u64,
     /// Instances. Two of one VM only if a driver kept an old one beside a new one.
     pub(crate) vms: BTreeMap<(VmId, Epoch), VmFact>,
     pub(crate) images: BTreeSet<ImageId>,
@@ -30,6 +32,7 @@ impl World {
     /// Takes a whole observation.
     pub(crate) fn observe(&mut self, facts: Vec<Fact>) {
         self.complete = true;
+        self.observations += 1;
         self.vms.clear();
         self.images.clear();
         self.orphans.clear();

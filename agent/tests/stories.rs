@@ -79,6 +79,7 @@ impl Story {
             ["plan"] => return self.plan(),
             ["run"] => return self.run(),
             ["here"] => return self.here(),
+            ["look"] => self.agent.observed(self.server.observe()),
             ["state"] => return self.state(),
             ["done"] => self.done(),
             ["fails", class, ..] => self.fails(class, &words[2..].join(" ")),
@@ -138,6 +139,10 @@ impl Story {
                     None => drop(self.server.images.remove(&self.town.image_id(subject))),
                 }
                 self.agent.observed(self.server.observe());
+                String::new()
+            }
+            "hold" => {
+                self.server.images.insert(self.town.image_id(subject));
                 String::new()
             }
             "up" => self.lead(Command::MarkNodeUp(MarkNodeUp { node: self.town.node(subject) })),

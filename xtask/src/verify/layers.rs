@@ -32,6 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scp-cli", &["scp-model", "scp-api"]),
     ("scp-sim", &["scp-model", "scp-state", "scp-mesh", "scp-raft", "scp-drivers", "scp-api", "scp-node"]),
     ("scp-servers", &[]),
+    ("scp-chaos", &["scp-model", "scp-api", "scp-servers"]),
     ("scp-xtask", &["scp-servers"]),
 ];
 

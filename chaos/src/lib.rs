@@ -1,0 +1,89 @@
+//! Real `scpd` processes on real namespaces, real faults, and a verdict on what clients saw.
+//!
+//! ```text
+//! SCENARIO.toml ─▶ servers (scp-servers), a city of real scpd      clients on the servers' network, HTTPS
+//!                     │ steps: a fault, held, taken back              │ writes, reads, creations
+//!                     ▼                                               ▼
+//!                  all taken back, city healthy ───────────────▶ history + what each node holds
+//!                                                                     │
+//!                          registers linearizable, creations there once, nodes equal ─▶ verdict, measures
+//! ```
+//!
+//! # The verdict
+//! - Each register (a project's `quota.vms`) is linearizable over all nodes, by the checker of `sim/`.
+//! - Every acknowledged creation is on every node once; one without an answer at most once.
+//! - All nodes end healthy, at the same applied index, holding the same.
+//! - After each fault that is waited for, and at the end, the city is healthy within 90 s and takes changes.
+//! - No request is refused without a reason that the scenario gives (a 4xx is one too many).
+//!
+//! How long something took is measured and told, not judged: the machine may be busy.
+//!
+//! # A scenario
+//! ```toml
+//! name = "leader-kill"            # as the file is called
+//! about = "One sentence."
+//!
+//! [city]                          # all optional
+//! nodes = 3                       # in the city from the beginning: n1, n2, …
+//! spare = 0                       # further servers, for join
+//! disk_mib = 96                   # each data directory a tmpfs of this size
+//!
+//! [load]                          # all optional
+//! registers = 2                   # at a time; each lives for 10 s
+//! writers = 2                     # of each register
+//! readers = 2
+//! creators = 2
+//! pace_ms = 50                    # pause of each client between answer and request
+//!
+//! [[step]]                        # in order
+//! fault = "kill"                  # see below
+//! target = "leader"               # leader, follower, random, all, majority, each, or a server's name
+//! after_ms = 1000                 # pause before it
+//! for_ms = 0                      # taken back after so long
+//! repeat = 1                      # each repetition chooses its target anew
+//! settle = true                   # the city has to be healthy before the next
+//! repeat_short = 1                # the same in a short run; also for_ms_short
+//! ```
+//!
+//! | fault | what is done | how it is taken back |
+//! |---|---|---|
+//! | `kill` | SIGKILL for `scpd` | started again |
+//! | `terminate` | SIGTERM for `scpd` | started again |
+//! | `pause` | SIGSTOP for `scpd` | SIGCONT |
+//! | `power_cut` | SIGKILL for everything on the server, `/run` lost | switched on again |
+//! | `unplug` | the cable, clients included | plugged in |
+//! | `cut` | packets of the links to `peers` dropped, `way` = `both`, `in` or `out` | rules removed |
+//! | `lose` | the same, by chance: `percent` of them | rules removed |
+//! | `fill_disk` | a file takes all space (needs `disk_mib`) | file removed |
+//! | `corrupt` | stopped, a byte of `file` flipped, started | if it refused to start: removed from the city, emptied, joined anew |
+//! | `join`, `leave` | a server joins or leaves the city | |
+//!
+//! `each` meets all nodes one after the other, `majority` more than half at once, the leader among them.
+//! `peers` is a target too; without it a link is one to any node that is not met itself. A restart storm
+//! is a `kill` with `repeat`, a short `for_ms` and `settle = false`. Unknown fields are refused.
+//!
+//! # Assumptions
+//! Root, namespaces, nftables, an `scpd` that was built. Whatever ends this program, its servers are
+//! cleaned up (see `scp_servers`).
+//!
+//! # Caveats: what is not tried here
+//! - Clocks that jump, disks that are slow or lose synced data, packets that are late: one kernel serves
+//!   all servers, with one clock and one page cache. A power cut therefore loses nothing that was written.
+//!   `sim/` tries all of these.
+//! - Virtual machines: every `scpd` here runs with `--accelerator none`. That none runs twice is looked at
+//!   by `cargo xtask demo` and in `sim/`.
+//! - Certificates that expire: their lifetimes are longer than any run.
+
+pub mod city;
+pub mod fault;
+pub mod history;
+pub mod judge;
+/// Linearizability of registers: the one checker, shared as a file (see Cargo.toml for why).
+#[path = "../../sim/src/linear.rs"]
+mod linear;
+pub mod report;
+mod run;
+pub mod scenario;
+pub mod workload;
+
+pub use run::{Options, play};

@@ -72,6 +72,9 @@ impl City {
         for name in &names {
             city.switch_on(name)?;
         }
+        for name in &names {
+            city.wait_for_scpd(name)?;
+        }
         city.found(&names[0])?;
         for name in &names[1..plan.nodes] {
             city.join(name)?;
@@ -101,19 +104,18 @@ impl City {
         Ok(format!("{}:{API_PORT}", self.server(name)?.address))
     }
 
-    /// Namespaces, data directory, `scpd`.
+    /// Namespaces, data directory, `scpd`; waits for nothing.
     pub fn switch_on(&mut self, name: &str) -> Result<()> {
         self.servers.get(name)?.start()?;
         if let Some(mib) = self.disk_mib {
             let mut mount = self.server(name)?.command("mount")?;
             scp_servers::run(mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs", DATA_DIR]))?;
         }
-        self.start_scpd(name)
+        self.spawn_scpd(name)
     }
 
-    /// Starts `scpd` and waits until it answers its root.
-    pub fn start_scpd(&mut self, name: &str) -> Result<()> {
-        self.spawn_scpd(name)?;
+    /// Waits until `scpd` answers its root.
+    pub fn wait_for_scpd(&self, name: &str) -> Result<()> {
         let answered = wait_until(SOON, || {
             let answers = self.ask_local(name);
             (answers || !self.is_alive(name)).then_some(answers)

@@ -206,7 +206,8 @@ fn replace(city: &mut City, name: &str) -> Result<()> {
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.with_context(|| format!("{} cannot be removed", path.display()))?;
     }
-    city.start_scpd(name)?;
+    city.spawn_scpd(name)?;
+    city.wait_for_scpd(name)?;
     city.join(name)
 }
 

@@ -27,6 +27,7 @@ pub enum Task {
     Bench {
         json: bool,
     },
+    Chaos(Chaos),
     /// Prints the path of the guest image, built first if need be.
     Guest,
     Help,
@@ -38,15 +39,25 @@ pub struct Demo {
     pub json: bool,
 }
 
+/// What of chaos/scenarios is played, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chaos {
+    pub short: bool,
+    pub json: bool,
+    /// None: all.
+    pub names: Vec<String>,
+}
+
 pub const HELP: &str = "\
 cargo xtask demo [--keep] [--json]   three servers, one city, a VM that survives its server's death
 cargo xtask demo --end               ends the city that --keep left running
 cargo xtask on SERVER COMMAND...     runs a command on a server (n1, n2, n3) of the kept city
-cargo xtask test [STEP]...           everything: verify, tests, doctests, fuzz, commands, guest, demo, story
+cargo xtask test [STEP]...           everything: verify, tests, doctests, fuzz, commands, guest, chaos, demo, story
 cargo xtask verify                   format, lints, layers, house rules; never writes
 cargo xtask fix                      mends what of that can be mended by itself
 cargo xtask fuzz [--seconds N]       each decoder for N seconds (default 20)
 cargo xtask bench [--json]           the benchmarks that exist
+cargo xtask chaos [--short] [--json] [NAME]...   scenarios of faults on a real city; all when none is named
 cargo xtask guest                    builds the guest image and prints its path
 ";
 
@@ -55,7 +66,7 @@ const FUZZ_SECONDS: u64 = 20;
 
 /// The tasks' names, as the help lists them.
 #[cfg(test)]
-const NAMES: [&str; 8] = ["demo", "on", "test", "verify", "fix", "fuzz", "bench", "guest"];
+const NAMES: [&str; 9] = ["demo", "on", "test", "verify", "fix", "fuzz", "bench", "chaos", "guest"];
 
 /// Reads the words after `cargo xtask`.
 pub fn parse(words: &[String]) -> Result<Task> {
@@ -78,6 +89,7 @@ pub fn parse(words: &[String]) -> Result<Task> {
         },
         ["bench"] => Task::Bench { json: false },
         ["bench", "--json"] => Task::Bench { json: true },
+        ["chaos", ref words @ ..] => Task::Chaos(chaos(words)?),
         ["guest"] => Task::Guest,
         [first, ..] => bail!("{:?} is not a task, or not with these words after it.\n\n{HELP}", first),
     };
@@ -91,6 +103,19 @@ fn steps(names: &[&str]) -> Result<Vec<String>> {
         }
         None => Ok(names.iter().map(|name| (*name).to_string()).collect()),
     }
+}
+
+fn chaos(words: &[&str]) -> Result<Chaos> {
+    let mut chaos = Chaos::default();
+    for word in words {
+        match *word {
+            "--short" => chaos.short = true,
+            "--json" => chaos.json = true,
+            flag if flag.starts_with('-') => bail!("chaos has no {flag:?}; it has --short and --json"),
+            name => chaos.names.push(name.into()),
+        }
+    }
+    Ok(chaos)
 }
 
 fn demo(flags: &[&str]) -> Result<Demo> {
@@ -137,8 +162,17 @@ mod tests {
         );
         assert_eq!(parse_line("fuzz --seconds 3").expect("exists"), Task::Fuzz { seconds: 3 });
         assert_eq!(parse_line("test demo").expect("exists"), Task::Test { steps: vec!["demo".into()] });
-        for wrong in ["demo --fast", "fuzz --seconds 0", "fuzz --seconds x", "on n1", "tset", "test --quick"]
-        {
+        let chaos = Chaos { short: true, json: false, names: vec!["pause".into()] };
+        assert_eq!(parse_line("chaos pause --short").expect("exists"), Task::Chaos(chaos));
+        for wrong in [
+            "demo --fast",
+            "fuzz --seconds 0",
+            "fuzz --seconds x",
+            "on n1",
+            "tset",
+            "test --quick",
+            "chaos --x",
+        ] {
             assert!(parse_line(wrong).is_err(), "{wrong}");
         }
     }

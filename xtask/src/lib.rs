@@ -5,6 +5,7 @@
 mod args;
 mod bench;
 mod cargo;
+mod chaos;
 mod console;
 mod demo;
 mod fuzz;
@@ -43,6 +44,7 @@ fn run(task: Task) -> Result<()> {
         Task::Fix => verify::fix(),
         Task::Fuzz { seconds } => fuzz::fuzz(seconds),
         Task::Bench { json } => bench::bench(json),
+        Task::Chaos(options) => chaos::chaos(&options),
         Task::Guest => {
             println!("{}", guest::image()?.display());
             Ok(())

@@ -33,6 +33,7 @@ const STEPS: &[TestStep] = &[
     ("fuzz", || fuzz::fuzz(FUZZ_SECONDS).map(|()| ONE_PASSED)),
     ("commands", || documented_commands().map(|()| ONE_PASSED)),
     ("guest", || crate::guest::check().map(|()| ONE_PASSED)),
+    ("chaos", || crate::chaos::smoke().map(|()| ONE_PASSED)),
     ("demo", || demo::demo(args::Demo { keep: true, json: false }).map(|()| ONE_PASSED)),
     ("story", || story().map(|()| ONE_PASSED)),
 ];

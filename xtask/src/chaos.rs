@@ -1,0 +1,77 @@
+//! `cargo xtask chaos`: scenarios of faults on a real city, played by `scp-chaos`.
+
+use std::{fs, process::Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    args::Chaos,
+    cargo::{self, cargo},
+    packages::{self, Step},
+    talk,
+};
+
+/// What every `cargo xtask test` plays, in less than 90 s: an election, a lost majority, a lost power line.
+const SMOKE: [&str; 3] = ["leader-kill", "majority-loss", "power-cut"];
+
+/// The short run that belongs to the tests.
+pub fn smoke() -> Result<()> {
+    chaos(&Chaos { short: true, json: false, names: SMOKE.map(String::from).to_vec() })
+}
+
+/// Plays the named scenarios, or all there are.
+pub fn chaos(options: &Chaos) -> Result<()> {
+    packages::install(&[Step::Build, Step::Servers])?;
+    let known = scenarios()?;
+    if let Some(name) = options.names.iter().find(|name| !known.contains(name)) {
+        bail!("{name:?} is no scenario; there are: {}", known.join(", "));
+    }
+    talk!("compiling scpd and scp-chaos");
+    let binaries = cargo::build_binaries()?;
+    let dir = binaries.scpd.parent().context("scpd lies in a directory")?;
+    let names = if options.names.is_empty() { &known } else { &options.names };
+    let mut command = cargo(&["run", "--quiet", "--locked", "--package", "scp-chaos", "--"]);
+    command.arg("--binaries").arg(dir);
+    if options.short {
+        command.arg("--short");
+    }
+    if options.json {
+        command.arg("--json");
+    }
+    for name in names {
+        command.arg(cargo::root().join(SCENARIOS).join(format!("{name}.toml")));
+    }
+    let status = command.stdin(Stdio::null()).status().context("scp-chaos cannot be started")?;
+    match status.success() {
+        true => Ok(()),
+        false => bail!("a scenario failed; its report is above"),
+    }
+}
+
+const SCENARIOS: &str = "chaos/scenarios";
+
+/// The names of all, in order.
+fn scenarios() -> Result<Vec<String>> {
+    let entries =
+        fs::read_dir(cargo::root().join(SCENARIOS)).with_context(|| format!("{SCENARIOS} is not there"))?;
+    let name = |name: String| name.strip_suffix(".toml").map(String::from);
+    let mut names: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| name(entry.file_name().to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_tests_play_is_there() {
+        let known = scenarios().expect("the scenarios are there");
+        for name in SMOKE {
+            assert!(known.iter().any(|it| it == name), "{name}");
+        }
+    }
+}

@@ -24,7 +24,9 @@ pub enum Task {
     Fuzz {
         seconds: u64,
     },
+    /// The benchmark of this name; none: all.
     Bench {
+        name: Option<String>,
         json: bool,
     },
     Chaos(Chaos),
@@ -56,7 +58,7 @@ cargo xtask test [STEP]...           everything: verify, tests, doctests, fuzz, 
 cargo xtask verify                   format, lints, layers, house rules; never writes
 cargo xtask fix                      mends what of that can be mended by itself
 cargo xtask fuzz [--seconds N]       each decoder for N seconds (default 20)
-cargo xtask bench [--json]           the benchmarks that exist
+cargo xtask bench [NAME] [--json]    the benchmarks that exist, or the one of this name
 cargo xtask chaos [--short] [--json] [NAME]...   scenarios of faults on a real city; all when none is named
 cargo xtask guest                    builds the guest image and prints its path
 ";
@@ -87,8 +89,10 @@ pub fn parse(words: &[String]) -> Result<Task> {
             Ok(seconds) if seconds > 0 => Task::Fuzz { seconds },
             Ok(_) | Err(_) => bail!("--seconds takes a whole number above 0, not {number:?}"),
         },
-        ["bench"] => Task::Bench { json: false },
-        ["bench", "--json"] => Task::Bench { json: true },
+        ["bench"] => Task::Bench { name: None, json: false },
+        ["bench", "--json"] => Task::Bench { name: None, json: true },
+        ["bench", name] if !name.starts_with('-') => Task::Bench { name: Some(name.into()), json: false },
+        ["bench", name, "--json"] => Task::Bench { name: Some(name.into()), json: true },
         ["chaos", ref words @ ..] => Task::Chaos(chaos(words)?),
         ["guest"] => Task::Guest,
         [first, ..] => bail!("{:?} is not a task, or not with these words after it.\n\n{HELP}", first),
@@ -161,6 +165,8 @@ mod tests {
             Task::Demo(Demo { keep: true, json: true })
         );
         assert_eq!(parse_line("fuzz --seconds 3").expect("exists"), Task::Fuzz { seconds: 3 });
+        let named = Task::Bench { name: Some("schedule".into()), json: true };
+        assert_eq!(parse_line("bench schedule --json").expect("exists"), named);
         assert_eq!(parse_line("test demo").expect("exists"), Task::Test { steps: vec!["demo".into()] });
         let chaos = Chaos { short: true, json: false, names: vec!["pause".into()] };
         assert_eq!(parse_line("chaos pause --short").expect("exists"), Task::Chaos(chaos));
@@ -171,6 +177,7 @@ mod tests {
             "on n1",
             "tset",
             "test --quick",
+            "bench --slow",
             "chaos --x",
         ] {
             assert!(parse_line(wrong).is_err(), "{wrong}");

@@ -11,14 +11,21 @@ use crate::{
     talk,
 };
 
-/// Runs every bench target of the workspace, one after the other so that none disturbs another. Each
-/// prints its measures as JSON objects, one a line, `{"name": …, "value": …, "unit": …}`, and is free to
+/// Runs every bench target of the workspace, or the one of that name, one after the other so that none
+/// disturbs another. Each prints its measures as JSON objects, one a line, `{"name": …, "value": …, "unit": …}`, and is free to
 /// print anything else.
-pub fn bench(as_json: bool) -> Result<()> {
+pub fn bench(name: Option<&str>, as_json: bool) -> Result<()> {
     packages::install(&[Step::Build])?;
-    let benches = benches(&cargo::metadata()?);
+    let mut benches = benches(&cargo::metadata()?);
     if benches.is_empty() {
         talk!("there are no benchmarks yet: no package of the workspace has a bench target");
+    }
+    if let Some(name) = name {
+        let known: Vec<String> = benches.iter().map(|(_, bench)| bench.clone()).collect();
+        benches.retain(|(_, bench)| bench == name);
+        if benches.is_empty() {
+            bail!("{name:?} is no benchmark; there are: {}", known.join(", "));
+        }
     }
     let mut measures = Vec::new();
     for (package, bench) in &benches {

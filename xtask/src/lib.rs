@@ -43,7 +43,7 @@ fn run(task: Task) -> Result<()> {
         Task::Verify => verify::verify(),
         Task::Fix => verify::fix(),
         Task::Fuzz { seconds } => fuzz::fuzz(seconds),
-        Task::Bench { json } => bench::bench(json),
+        Task::Bench { name, json } => bench::bench(name.as_deref(), json),
         Task::Chaos(options) => chaos::chaos(&options),
         Task::Guest => {
             println!("{}", guest::image()?.display());

@@ -33,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scp-sim", &["scp-model", "scp-state", "scp-mesh", "scp-raft", "scp-drivers", "scp-api", "scp-node"]),
     ("scp-servers", &[]),
     ("scp-chaos", &["scp-model", "scp-api", "scp-servers"]),
+    ("scp-bench", &["scp-model", "scp-state", "scp-scheduler"]),
     ("scp-xtask", &["scp-servers"]),
 ];
 

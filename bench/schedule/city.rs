@@ -62,8 +62,8 @@ fn name(text: String) -> Name {
 }
 
 fn profile(number: u64) -> NodeProfile {
-    // A fifth of the servers are of an older, smaller model.
-    let memory_mib = if number % 5 == 4 { 416 << 10 } else { 512 << 10 };
+    // A tenth of the servers are of an older, smaller model.
+    let memory_mib = if number % 10 == 9 { 416 << 10 } else { 512 << 10 };
     NodeProfile {
         name: name(format!("n{number}")),
         zone: name(format!("z{}", number % ZONES)),

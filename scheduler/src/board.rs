@@ -5,13 +5,10 @@
 //! It is built once a round, in O(nodes); the state is not copied. The first choice of a round puts the
 //! nodes in [`Order`]; each then looks at few of them.
 
-use std::{
-    cell::OnceCell,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use scp_model::{
-    Name, NodeId, ProjectId, Resources, VmId,
+    ImageId, Name, NodeId, ProjectId, Resources, VmId,
     explain::Obstacle,
     image::Image,
     node::{Compute, Node},
@@ -20,7 +17,7 @@ use scp_model::{
 use scp_state::State;
 
 use crate::{
-    order::Order,
+    order::{Order, Walk},
     rank::{ImageDistance, Rank},
 };
 
@@ -57,7 +54,9 @@ pub(crate) struct Board<'a> {
     pub(crate) slots: Vec<Slot<'a>>,
     zones: usize,
     /// Made when it is first asked for: most rounds place nothing.
-    order: OnceCell<Order>,
+    order: Option<Order>,
+    /// Of the nodes with a copy, by image: where it is whole, and where it is on its way.
+    copies: BTreeMap<ImageId, [Order; 2]>,
     /// VMs that are counted where they are no more.
     lifted: BTreeSet<VmId>,
     /// Members of groups that this round placed.
@@ -67,25 +66,55 @@ pub(crate) struct Board<'a> {
 impl<'a> Board<'a> {
     pub(crate) fn new(state: &'a State) -> Self {
         let mut zones: BTreeMap<&Name, usize> = BTreeMap::new();
-        let slots = state.nodes.values().map(|node| {
+        // One entry a node: both are in the order of node ids.
+        let slots = state.nodes.values().zip(&state.allocated).map(|(node, (id, allocated))| {
+            assert_eq!(node.id, *id, "each node has its sum");
             let next = zones.len();
             let zone = *zones.entry(&node.profile.zone).or_insert(next);
-            Slot { node, offered: state.offered(node), free: state.free(node), zone }
+            let offered = state.offered(node);
+            Slot { node, offered, free: offered.minus(*allocated), zone }
         });
         let slots = slots.collect();
-        let (order, lifted, bound) = (OnceCell::new(), BTreeSet::new(), BTreeMap::new());
-        Self { state, slots, zones: zones.len(), order, lifted, bound }
+        let (lifted, bound) = (BTreeSet::new(), BTreeMap::new());
+        let (order, copies) = (None, BTreeMap::new());
+        Self { state, slots, zones: zones.len(), order, copies, lifted, bound }
     }
 
     /// The best feasible node, less those that `skip` names.
-    pub(crate) fn best(&self, vm: &'a Vm, skip: impl Fn(NodeId) -> bool) -> Option<NodeId> {
-        let order = self.order.get_or_init(|| Order::of(&self.slots));
-        order.best(self, vm, &|slot| skip(slot.node.id)).map(|rank| rank.node)
+    pub(crate) fn best(&mut self, vm: &'a Vm, skip: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        self.put_in_order(vm.spec.image);
+        let (board, zone_mates) = (&*self, self.zone_mates(vm));
+        let mut walk = Walk { board, vm, zone_mates, skip: &skip, best: None };
+        if let Some([held, assigned]) = board.copies.get(&vm.spec.image) {
+            walk.through(held, ImageDistance::Held);
+            walk.through(assigned, ImageDistance::Assigned);
+        }
+        board.order.iter().for_each(|order| walk.through(order, ImageDistance::Elsewhere));
+        walk.best.map(|rank| rank.node)
+    }
+
+    fn put_in_order(&mut self, image: ImageId) {
+        let order = self.order.get_or_insert_with(|| Order::of(&self.slots));
+        if self.copies.contains_key(&image) {
+            return;
+        }
+        let Some(replicas) = self.state.images.get(&image).map(|image| &image.replicas) else { return };
+        let mut near = vec![ImageDistance::Elsewhere; self.slots.len()];
+        // Both are in the order of node ids.
+        let mut slots = self.slots.iter().enumerate().peekable();
+        for (node, status) in replicas {
+            while slots.next_if(|(_, slot)| slot.node.id < *node).is_some() {}
+            if let Some((at, _)) = slots.next_if(|(_, slot)| slot.node.id == *node) {
+                near[at] = status.into();
+            }
+        }
+        let part = |distance| order.part(|at| near[at] == distance);
+        self.copies.insert(image, [part(ImageDistance::Held), part(ImageDistance::Assigned)]);
     }
 
     #[cfg(test)]
     pub(crate) fn order(&self) -> Option<&Order> {
-        self.order.get()
+        self.order.as_ref()
     }
 
     pub(crate) fn slot(&self, node: NodeId) -> Option<&Slot<'a>> {
@@ -139,9 +168,8 @@ impl<'a> Board<'a> {
         let before = self.slots[at];
         let after = Slot { free: free(before.free), ..before };
         self.slots[at] = after;
-        if let Some(order) = self.order.get_mut() {
-            order.moved(at, &before, &after);
-        }
+        let orders = self.order.iter_mut().chain(self.copies.values_mut().flatten());
+        orders.for_each(|order| order.moved(at, &before, &after));
     }
 
     fn position(&self, node: NodeId) -> Option<usize> {

@@ -13,7 +13,7 @@
 //! `explain` says why. Of an anti-affinity group one member moves at a time, and only while all others
 //! that are to run do run: such a group is there so that one of it always answers.
 
-use std::collections::BTreeSet;
+use std::{cell::LazyCell, collections::BTreeSet};
 
 use scp_model::{
     Command, NodeId,
@@ -38,8 +38,9 @@ pub const DRAIN_MOVES_MAX: usize = 2;
 /// that no more are sent away than fit.
 pub(crate) fn evacuate<'a>(round: &Round<'a>, board: &mut Board<'a>, room: usize) -> Vec<Command> {
     let Round { state, view, .. } = round;
-    let braked = braked_nodes(state, view);
-    let waiting = waiting_groups(state);
+    // Mostly no node is down and none drains; then neither is needed.
+    let braked = LazyCell::new(|| braked_nodes(state, view));
+    let waiting = LazyCell::new(|| state.pending_vms().filter_map(group_of).collect());
     let mut commands = Vec::new();
     for node in state.nodes.values() {
         if commands.len() + 2 > room {
@@ -87,14 +88,8 @@ fn braked_nodes(state: &State, view: &View) -> BTreeSet<NodeId> {
     braked.flat_map(|vanishing| vanishing.nodes).collect()
 }
 
-/// Groups of which a member waits for a place; only asked for while a node drains.
-fn waiting_groups(state: &State) -> BTreeSet<Group<'_>> {
-    let drains = state.nodes_up().any(|node| node.draining);
-    let pending = drains.then(|| state.pending_vms());
-    pending.into_iter().flatten().filter_map(group_of).collect()
-}
-
 /// VMs of a draining node whose group can do without them for a moment; of one group only the first.
+/// A group of which a member is `waiting` for a place cannot.
 fn drainable<'a>(state: &'a State, waiting: &BTreeSet<Group<'a>>, node: NodeId) -> Vec<&'a Vm> {
     let mut groups = BTreeSet::new();
     let can_go = |vm: &&Vm| match group_of(vm) {

@@ -11,22 +11,17 @@
 //!
 //! # Why that is the rank's order
 //! Within a class the members of a VM's group in the zone are the same, and the shares that would be
-//! taken rise as what is free falls. What is left is the image: nodes that have it come first within an
-//! eighth. So the walk goes on, past feasible nodes without the image, to the end of the eighth; but
-//! when it passed more nodes than there are copies, the holders are looked at one by one instead, and
-//! of the rest the first feasible one is the best.
+//! taken rise as what is free falls. What is left is the image: so the nodes that hold it, and those
+//! that it is on its way to, are orders of their own ([`Order::part`]) and are walked first. All nodes
+//! are then walked as if they had no copy: whichever has one was seen already, with a better rank.
 //!
 //! # Cost
-//! Building: O(n log n). A choice: the classes, the chunks that lack something, and a few nodes; never
-//! more than each node once and each copy once. A change: one chunk.
+//! Building: O(n log n) once a round, and O(n) for each image. A choice: the classes, the chunks that
+//! lack something, and a few nodes; never more than each node thrice. A change: one chunk an order.
 
-use std::{cmp::Reverse, ops::ControlFlow};
+use std::cmp::Reverse;
 
-use scp_model::{
-    Resources,
-    image::{Image, ReplicaStatus},
-    vm::Vm,
-};
+use scp_model::{NodeId, Resources, vm::Vm};
 
 use crate::{
     board::{Board, Slot},
@@ -150,15 +145,29 @@ impl Order {
             .collect();
         let size = |zone: usize, offered: Resources| (zone, offered.memory_mib, offered.vcpus);
         open.sort_unstable_by_key(|(zone, offered, entry)| (size(*zone, *offered), *entry));
-        let mut class_of = vec![None; slots.len()];
-        let mut classes = Vec::new();
+        let mut order = Self { classes: Vec::new(), class_of: vec![None; slots.len()] };
         for group in open.chunk_by(|a, b| size(a.0, a.1) == size(b.0, b.1)) {
-            group.iter().for_each(|(_, _, entry)| class_of[entry.at] = Some(classes.len()));
-            let entries: Vec<Entry> = group.iter().map(|(_, _, entry)| *entry).collect();
-            let chunks = entries.chunks(CHUNK_MAX / 2).map(|part| Chunk::new(part.to_vec())).collect();
-            classes.push(Class { like: entries[0].at, chunks });
+            order.append(group.iter().map(|(_, _, entry)| *entry).collect());
         }
-        Self { classes, class_of }
+        order
+    }
+
+    /// Those of its nodes that `belongs` names.
+    pub(crate) fn part(&self, belongs: impl Fn(At) -> bool) -> Self {
+        let mut part = Self { classes: Vec::new(), class_of: vec![None; self.class_of.len()] };
+        for class in &self.classes {
+            let entries = class.chunks.iter().flat_map(|chunk| &chunk.entries);
+            part.append(entries.copied().filter(|entry| belongs(entry.at)).collect());
+        }
+        part
+    }
+
+    /// One more class, of these entries, which are in order.
+    fn append(&mut self, entries: Vec<Entry>) {
+        let Some(like) = entries.first().map(|entry| entry.at) else { return };
+        entries.iter().for_each(|entry| self.class_of[entry.at] = Some(self.classes.len()));
+        let chunks = entries.chunks(CHUNK_MAX / 2).map(|part| Chunk::new(part.to_vec())).collect();
+        self.classes.push(Class { like, chunks });
     }
 
     /// What is free on a slot changes from `before` to what `after` says.
@@ -168,122 +177,54 @@ impl Order {
         class.remove(Entry::of(at, before));
         class.insert(Entry::of(at, after));
     }
-
-    /// The smallest rank of a feasible slot, less those that `skip` names.
-    pub(crate) fn best<'a>(
-        &self,
-        board: &Board<'a>,
-        vm: &'a Vm,
-        skip: &dyn Fn(&Slot<'a>) -> bool,
-    ) -> Option<Rank> {
-        let image = board.image_of(vm);
-        let copies = image.map_or(0, |image| image.replicas.len());
-        let nearest = if copies == 0 { ImageDistance::Elsewhere } else { ImageDistance::Held };
-        let zone_mates = board.zone_mates(vm);
-        let mut walk = Walk { board, vm, image, zone_mates, skip, nearest, passes: copies, best: None };
-        self.classes.iter().for_each(|class| walk.class(class));
-        walk.best
-    }
 }
 
-/// The choice of a place for one VM.
-struct Walk<'w, 'a> {
-    board: &'w Board<'a>,
-    vm: &'a Vm,
-    image: Option<&'a Image>,
+/// The choice of a place for one VM: walks through orders, and keeps the best that it saw.
+pub(crate) struct Walk<'w, 'a> {
+    pub(crate) board: &'w Board<'a>,
+    pub(crate) vm: &'a Vm,
     /// By zone.
-    zone_mates: Vec<usize>,
-    skip: &'w dyn Fn(&Slot<'a>) -> bool,
-    /// The nearest that the image of a node still to come can be.
-    nearest: ImageDistance,
-    /// Feasible nodes without the image that may be passed before its holders are looked at.
-    passes: usize,
-    best: Option<Rank>,
+    pub(crate) zone_mates: Vec<usize>,
+    pub(crate) skip: &'w dyn Fn(NodeId) -> bool,
+    pub(crate) best: Option<Rank>,
 }
 
-impl<'a> Walk<'_, 'a> {
-    fn class(&mut self, class: &Class) {
+impl Walk<'_, '_> {
+    /// Through nodes all of which have the image as near as that, or nearer and were seen before.
+    pub(crate) fn through(&mut self, order: &Order, image: ImageDistance) {
+        order.classes.iter().for_each(|class| self.class(class, image));
+    }
+
+    fn class(&mut self, class: &Class, image: ImageDistance) {
         let like = &self.board.slots[class.like];
         if self.vm.spec.zone.as_ref().is_some_and(|zone| *zone != like.node.profile.zone) {
             return;
         }
         // Amounts of vCPUs that differ are different shares, so their order is the rank's.
         let exact = like.offered.vcpus <= PARTS;
+        let needs = self.vm.spec.resources;
         // Of nodes with this much free memory the best was seen.
         let mut settled = None;
         for chunk in &class.chunks {
-            if settled.is_some_and(|memory| chunk.is_of(memory))
-                || !chunk.free_max.holds(self.vm.spec.resources)
-            {
+            if settled.is_some_and(|memory| chunk.is_of(memory)) || !chunk.free_max.holds(needs) {
                 continue;
             }
             for entry in &chunk.entries {
-                if settled == Some(entry.memory) {
+                if settled == Some(entry.memory) || !entry.free().holds(needs) {
                     continue;
                 }
-                match self.entry(*entry) {
-                    ControlFlow::Break(()) => return,
-                    ControlFlow::Continue(found) if found && exact => settled = Some(entry.memory),
-                    ControlFlow::Continue(_) => {}
+                let slot = &self.board.slots[entry.at];
+                let rank = Rank::new(self.zone_mates[slot.zone], image, slot, needs);
+                if self.best.is_some_and(|best| rank.bound() > best.bound()) {
+                    return;
                 }
+                if (self.skip)(slot.node.id) || self.board.obstacle(self.vm, slot).is_some() {
+                    continue;
+                }
+                self.best = Some(self.best.map_or(rank, |best| best.min(rank)));
+                settled = exact.then_some(entry.memory);
             }
         }
-    }
-
-    /// Whether it is feasible and has the image as near as can be; breaks when nothing that follows in
-    /// its class can be better than the best.
-    fn entry(&mut self, entry: Entry) -> ControlFlow<(), bool> {
-        let slot = &self.board.slots[entry.at];
-        if !entry.free().holds(self.vm.spec.resources) {
-            // Memory only becomes less.
-            let short = entry.memory.0 < self.vm.spec.resources.memory_mib;
-            return if short { ControlFlow::Break(()) } else { ControlFlow::Continue(false) };
-        }
-        let least = self.rank(slot, self.nearest);
-        if self.best.is_some_and(|best| least.bound() > best.bound()) {
-            return ControlFlow::Break(());
-        }
-        if !self.is_feasible(slot) {
-            return ControlFlow::Continue(false);
-        }
-        let image = ImageDistance::of(self.image, slot.node.id);
-        self.take(self.rank(slot, image));
-        if image > self.nearest {
-            match self.passes.checked_sub(1) {
-                Some(left) => self.passes = left,
-                None => self.holders(),
-            }
-        }
-        ControlFlow::Continue(image <= self.nearest)
-    }
-
-    /// Looks at every node with a copy, or one on its way; the others are all without.
-    fn holders(&mut self) {
-        let replicas = self.image.into_iter().flat_map(|image| &image.replicas);
-        for (node, status) in replicas {
-            match status {
-                ReplicaStatus::Held | ReplicaStatus::Assigned => {}
-                ReplicaStatus::Failed { .. } => continue,
-            }
-            let Some(slot) = self.board.slot(*node) else { continue };
-            let fits = slot.free.holds(self.vm.spec.resources);
-            if fits && self.is_feasible(slot) {
-                self.take(self.rank(slot, ImageDistance::of(self.image, *node)));
-            }
-        }
-        self.nearest = ImageDistance::Elsewhere;
-    }
-
-    fn is_feasible(&self, slot: &Slot<'a>) -> bool {
-        !(self.skip)(slot) && self.board.obstacle(self.vm, slot).is_none()
-    }
-
-    fn rank(&self, slot: &Slot<'a>, image: ImageDistance) -> Rank {
-        Rank::new(self.zone_mates[slot.zone], image, slot, self.vm.spec.resources)
-    }
-
-    fn take(&mut self, rank: Rank) {
-        self.best = Some(self.best.map_or(rank, |best| best.min(rank)));
     }
 }
 

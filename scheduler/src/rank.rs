@@ -37,10 +37,16 @@ pub enum ImageDistance {
 
 impl ImageDistance {
     pub(crate) fn of(image: Option<&Image>, node: NodeId) -> Self {
-        match image.and_then(|image| image.replicas.get(&node)) {
-            Some(ReplicaStatus::Held) => Self::Held,
-            Some(ReplicaStatus::Assigned) => Self::Assigned,
-            Some(ReplicaStatus::Failed { .. }) | None => Self::Elsewhere,
+        image.and_then(|image| image.replicas.get(&node)).map_or(Self::Elsewhere, Self::from)
+    }
+}
+
+impl From<&ReplicaStatus> for ImageDistance {
+    fn from(status: &ReplicaStatus) -> Self {
+        match status {
+            ReplicaStatus::Held => Self::Held,
+            ReplicaStatus::Assigned => Self::Assigned,
+            ReplicaStatus::Failed { .. } => Self::Elsewhere,
         }
     }
 }
@@ -59,8 +65,8 @@ impl Rank {
         }
     }
 
-    /// What is smallest in this rank among all nodes of its zone that have as much memory in all, no more
-    /// of it free, and the image no nearer.
+    /// No node of its zone with as much memory in all, no more of it free, and the image no nearer, has a
+    /// rank that begins smaller.
     pub(crate) fn bound(self) -> (usize, u64, ImageDistance, u64) {
         (self.zone_mates, self.memory_taken_eighths, self.image, self.memory_taken_ppm)
     }
@@ -70,6 +76,10 @@ impl Rank {
 pub(crate) const PARTS: u64 = 1_000_000;
 
 fn taken_ppm(free: u64, offered: u64) -> u64 {
-    let taken = u128::from(offered.saturating_sub(free)) * u128::from(PARTS);
-    u64::try_from(taken / u128::from(offered.max(1))).expect("a share of the whole is at most a million")
+    let (taken, offered) = (offered.saturating_sub(free), offered.max(1));
+    match taken.checked_mul(PARTS) {
+        Some(parts) => parts / offered,
+        None => u64::try_from(u128::from(taken) * u128::from(PARTS) / u128::from(offered))
+            .expect("a share of the whole is at most a million"),
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use scp_model::{
     Name, NodeId, ProjectId, Timestamp, VmId,
+    image::{Image, ReplicaStatus},
     node::{Compute, Liveness, Node, NodeProfile},
     sandbox::{Power, RestartPolicy},
     vm::{VmPhase, VmSpec, VmStatus},

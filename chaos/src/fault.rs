@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
+use scp_api::v1::QuotaSet;
 use scp_servers::wait_until;
 
 use crate::{
@@ -45,8 +46,10 @@ pub fn inject(city: &mut City, step: &Step, targets: &[String], peers: &[String]
     Ok(None)
 }
 
-/// Makes it undone: the servers are as they were, whatever the city makes of it.
-pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<()> {
+/// Makes it undone: the servers are as they were, whatever the city makes of it. Says what is worth telling.
+pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<Option<String>> {
+    let is_full = step.fault == Fault::FillDisk;
+    let notes: Vec<_> = targets.iter().filter(|_| is_full).map(|name| takes_changes(city, name)).collect();
     for name in targets {
         match step.fault {
             Fault::Kill | Fault::Terminate => city.wait_for_end(name)?,
@@ -77,7 +80,7 @@ pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<()>
             | Fault::Leave => {}
         }
     }
-    Ok(())
+    Ok((!notes.is_empty()).then(|| notes.join("; ")))
 }
 
 fn table(fault: Fault) -> String {
@@ -122,6 +125,17 @@ fn filler(city: &City, name: &str) -> Result<PathBuf> {
     city.server(name)?.path(&format!("{DATA_DIR}/chaos-filler"))
 }
 
+/// What a node says to a change that changes nothing: whether it takes any.
+fn takes_changes(city: &City, name: &str) -> String {
+    let answer = city.ask(name, |client| async move {
+        client.with_deadline(Duration::from_millis(500)).set_quota("default", &QuotaSet::default()).await
+    });
+    match answer {
+        Ok(_) => format!("{name} takes changes with a full disk: its log has room of its own"),
+        Err(error) => format!("with a full disk, {error:#}"),
+    }
+}
+
 /// To the last byte.
 fn fill_disk(city: &City, name: &str) -> Result<()> {
     let path = filler(city, name)?;
@@ -153,8 +167,9 @@ fn corrupt(city: &mut City, name: &str, file: &str) -> Result<String> {
     Ok(match ended {
         Some(()) => {
             let log = city.log_end(name);
-            let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-            format!("byte {place} of {shown} flipped; {name} refuses to start: {}", last.trim())
+            let last =
+                log.lines().rev().find(|line| line.starts_with("Error: ")).unwrap_or("no reason is told");
+            format!("byte {place} of {shown} flipped; {name} refuses to start: {last}")
         }
         None => format!("byte {place} of {shown} flipped; {name} starts all the same"),
     })

@@ -185,7 +185,7 @@ impl Run {
         let note = fault::inject(&mut self.city, step, &targets, &peers)
             .with_context(|| format!("{word} cannot be done"))?;
         pause(Duration::from_millis(step.for_ms));
-        fault::take_back(&mut self.city, step, &targets)
+        let last_note = fault::take_back(&mut self.city, step, &targets)
             .with_context(|| format!("{word} cannot be taken back"))?;
         let back = self.clock.now();
         if step.fault == Fault::Join {
@@ -203,6 +203,7 @@ impl Run {
         };
         self.note_downs();
         let declared = self.declared(at, &ids);
+        let note = note.or(last_note);
         let blow = Blow { fault: word, targets, at, back, healthy, declared, note, unavailable: 0 };
         self.blows.push(blow);
         Ok(())

@@ -30,7 +30,7 @@ use futures::future::join_all;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use scp_api::{
     client::{Client, ClientError},
-    v1::{DepartmentCreate, ProjectCreate, QuotaSet},
+    v1::{DepartmentCreate, ProjectCreate, QuotaSet, TokenRequest},
 };
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -46,6 +46,10 @@ use crate::{
 const TRY_WITHIN: Duration = Duration::from_millis(500);
 /// Longer than any outage but those that last on purpose.
 const REQUEST_WITHIN: Duration = Duration::from_secs(20);
+/// A password is hashed for it, which is slow on purpose.
+const LOGIN_WITHIN: Duration = Duration::from_secs(5);
+/// A request that is refused for its token after so many tries is refused for good.
+const LOGINS_MAX: u32 = 20;
 /// Between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Some hundred requests at the usual load.
@@ -56,7 +60,9 @@ struct Shared {
     clock: Clock,
     access: Access,
     stop: AtomicBool,
-    /// Clients of the nodes that may be asked, by server.
+    /// The access token: none at first, and it ends when the node that signed it leaves.
+    token: tokio::sync::Mutex<String>,
+    /// Clients of the nodes that may be asked, by server; without a token.
     nodes: Mutex<Vec<(String, Client)>>,
     history: Mutex<History>,
     /// Makes values, names and first nodes differ.
@@ -84,6 +90,7 @@ impl Workload {
             clock,
             access: access.clone(),
             stop: AtomicBool::new(false),
+            token: tokio::sync::Mutex::default(),
             nodes: Mutex::default(),
             history: Mutex::default(),
             counter: AtomicU64::new(1),
@@ -105,8 +112,7 @@ impl Workload {
     /// From now on this node is asked too.
     pub fn add_node(&self, server: &str, address: String) -> Result<()> {
         let client = Client::https([address], &self.shared.access.ca_certificate)?;
-        let client = client.with_token(&self.shared.access.token).with_deadline(TRY_WITHIN);
-        lock(&self.shared.nodes).push((server.into(), client));
+        lock(&self.shared.nodes).push((server.into(), client.with_deadline(TRY_WITHIN)));
         Ok(())
     }
 
@@ -187,9 +193,13 @@ impl Shared {
                 nodes.get(at as usize).map(|(_, client)| client.clone())
             };
             if let Some(client) = client {
-                match request(client, tries).await {
+                let token = self.token.lock().await.clone();
+                match request(client.clone().with_token(&token), tries).await {
                     Ok(answer) => return (Outcome::Answered(answer), begun, tries + 1),
                     Err(ClientError::Unreachable { .. }) => {}
+                    Err(error) if is_stranger(&error) && tries < LOGINS_MAX => {
+                        self.log_in(&client, &token).await;
+                    }
                     Err(error) if is_refusal(&error) => {
                         return (Outcome::Refused(tell(&error)), begun, tries + 1);
                     }
@@ -202,6 +212,23 @@ impl Shared {
                 return (outcome, begun, tries);
             }
             sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Gets another token, unless somebody has got one since this one was used.
+    async fn log_in(&self, client: &Client, used: &str) {
+        let mut token = self.token.lock().await;
+        if *token != used {
+            return;
+        }
+        let request = TokenRequest {
+            user: self.access.user.clone(),
+            password: self.access.password.clone(),
+            lifetime_s: None,
+        };
+        // No answer: the next request is refused again, and tries again.
+        if let Ok(made) = client.clone().with_deadline(LOGIN_WITHIN).login(&request).await {
+            *token = made.token;
         }
     }
 
@@ -332,6 +359,11 @@ impl Shared {
             self.pace().await;
         }
     }
+}
+
+/// The token is not, or no longer, known.
+fn is_stranger(error: &ClientError) -> bool {
+    error.problem().is_some_and(|problem| problem.status == 401)
 }
 
 /// The city said no, for good. Everything else is repeated.

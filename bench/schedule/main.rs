@@ -11,8 +11,8 @@
 //!   last of some 2,000 bound anew.
 //!
 //! # What is checked, off the clock
-//! All constraints from the records alone; the state's own invariants; of every thousandth round the
-//! first choice against looking at every node; at the first refusal that no node would have done.
+//! All constraints from the records alone; the state's own invariants; the first choice of every
+//! 250th round against looking at every node; at the first refusal that no node would have done.
 //!
 //! `SCP_BENCH_VMS` and `SCP_BENCH_NODES` shrink it.
 
@@ -29,15 +29,15 @@ use scp_model::{
     fact::ReportBatch,
     node::{Evidence, Node},
 };
-use scp_scheduler::{Suspicion, View, plan};
+use scp_scheduler::{COMMANDS_MAX, Suspicion, View, plan};
 use scp_state::invariants;
 
 /// VMs that are asked for between two rounds: what one round places.
-const BATCH: u64 = 192;
+const BATCH: u64 = COMMANDS_MAX as u64 / 4 * 3;
 const NODES: u64 = 6_100;
 const VMS: u64 = 2_000_000;
 /// Every so manieth round is compared with the exhaustive choice.
-const CHECK_EVERY: usize = 1_000;
+const CHECK_EVERY: usize = 250;
 /// Rounds with one VM that are timed.
 const LONE_ROUNDS: usize = 500;
 /// VMs of the city that loses nodes; a fifth is on them.

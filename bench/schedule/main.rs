@@ -5,7 +5,7 @@
 //! - **Fill**: 6,100 nodes in 8 zones, two sizes; VMs of five flavors and eight images are asked for in
 //!   batches, a tenth of them bound to a zone and a tenth in anti-affinity groups of five, until one is
 //!   refused; nodes report the copies of images that the scheduler asks them for. After 2,000,000
-//!   placements the clock is read. Nomad's C2M placed 2,000,000 containers on 6,100 hosts in 22 minutes.
+//!   placements the clock is read. Nomad's C2M placed 2,000,000 containers on 6,100 clients in 22 minutes.
 //! - **Decision**: a round's time by what it bound; and a whole round in which one VM waits.
 //! - **Loss**: a fifth of the nodes is lost at once in a city of 10,000 VMs; from the evidence to the
 //!   last of some 2,000 bound anew.

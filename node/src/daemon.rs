@@ -49,6 +49,14 @@ pub enum LifeError {
     Failed(#[from] anyhow::Error),
 }
 
+/// What a founder says of the city.
+pub struct NewCity {
+    pub name: Name,
+    pub country: scp_model::Country,
+    /// Argon2id of the password of the user `admin`.
+    pub password_hash: String,
+}
+
 /// What joining gave.
 pub struct Joined {
     pub reply: JoinReply,
@@ -128,15 +136,10 @@ impl Daemon {
     }
 
     /// `scpctl init`.
-    pub async fn init(
-        &self,
-        name: Name,
-        country: scp_model::Country,
-        names: Names,
-        password_hash: String,
-    ) -> Result<Arc<Member>, LifeError> {
+    pub async fn init(&self, city: NewCity, names: Names) -> Result<Arc<Member>, LifeError> {
         let _alone = self.alone().await?;
         let profile = self.server.profile(&self.config, names.or(self.config.names.clone()))?;
+        let NewCity { name, country, password_hash } = city;
         let founding = Founding { name, country, profile, password_hash };
         wipe(&self.raft_dir())?;
         let identity = found::prepare(&self.config.data_dir, &self.directory, &*self.clock, founding)?;

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     config::Names,
-    daemon::{Daemon, LifeError},
+    daemon::{Daemon, LifeError, NewCity},
     member::Member,
     server::SOFTWARE,
 };
@@ -82,7 +82,7 @@ async fn init(
     let password = asked.admin_password.or_else(|| made.clone()).unwrap_or_default();
     let hash = password::hash(PasswordCost::default(), &password)
         .map_err(|why| LifeError::Invalid { field: "admin_password", why })?;
-    let member = daemon.init(city, country, names, hash).await?;
+    let member = daemon.init(NewCity { name: city, country, password_hash: hash }, names).await?;
     let join_token = first_token(&member).await?;
     let state = member.proposer.published.state();
     let node = member.proposer.me();

@@ -19,7 +19,7 @@ use scp_model::{
 };
 use scp_node::{
     config::{Accelerator, Config, Names},
-    daemon::Daemon,
+    daemon::{Daemon, NewCity},
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -76,7 +76,7 @@ impl Site {
         let country = "PT".parse().expect("a country");
         first
             .daemon
-            .init(name("agueda"), country, Names::default(), hash)
+            .init(NewCity { name: name("agueda"), country, password_hash: hash }, Names::default())
             .await
             .expect("the city is founded");
         let mut servers = vec![first];

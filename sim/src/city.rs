@@ -13,7 +13,6 @@ use scp_model::{
     node::{Compute, NodeProfile},
     tenancy::CityRole,
 };
-use scp_raft::sim::MemDisk;
 use tempfile::TempDir;
 
 use crate::{
@@ -68,9 +67,8 @@ impl City {
         let scratch = tempfile::tempdir().expect("the scratch directory can be made");
         let hosts = (0..options.nodes)
             .map(|number| {
-                let disk = MemDisk::new();
                 let world = World::new(rng.fork());
-                Host::new(number, options.zones, scratch.path(), disk, world)
+                Host::new(number, options.zones, scratch.path(), world)
             })
             .collect();
         Self {

@@ -96,7 +96,7 @@ impl Clients {
             asking.asked_us = now_us.saturating_sub(PATIENCE_US + 1);
             return;
         }
-        city.ledger.answered(asking.begun_us, now_us, task, outcome);
+        city.ledger.answered((asking.begun_us, now_us), task, outcome);
         client.asking = None;
         client.next_us = now_us + self.rng.below(2 * self.think_us + 1);
     }

@@ -38,7 +38,7 @@ impl SplitMix {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -49,7 +49,7 @@ impl SplitMix {
     /// A number below `bound`, which is not 0. The bias is below 2⁻³² for every bound used here.
     pub fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0, "there is no number below 0");
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(bound)) >> 64) as u64
     }
 
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
@@ -68,7 +68,7 @@ impl SplitMix {
 
     /// An independent stream.
     pub fn fork(&mut self) -> Self {
-        Self(self.next())
+        Self(self.draw())
     }
 }
 
@@ -85,7 +85,7 @@ pub unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, flags: u32) -
     };
     let mut stream = SplitMix::new(state);
     for at in (0..length).step_by(8) {
-        let bytes = stream.next().to_le_bytes();
+        let bytes = stream.draw().to_le_bytes();
         let count = (length - at).min(8);
         // SAFETY: `at + count` is at most `length`, up to which the caller lets us write.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.add(at), count) };

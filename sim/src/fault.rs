@@ -38,6 +38,15 @@ enum Kind {
     PowerAll,
 }
 
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// What was written survives, guests run on.
+    Killed,
+    /// What was not synced may be lost or torn, guests end.
+    PowerCut,
+}
+
 impl Faulter {
     pub fn new(rng: SplitMix) -> Self {
         Self { rng, next_us: 0, ends: Vec::new() }
@@ -118,12 +127,12 @@ impl Faulter {
         let until_us = city.now_us() + for_us;
         let for_ms = for_us / 1000;
         match kind {
-            Kind::Crash => self.stop(city, at, until_us, false),
-            Kind::Power => self.stop(city, at, until_us, true),
+            Kind::Crash => self.stop(city, at, until_us, Stop::Killed),
+            Kind::Power => self.stop(city, at, until_us, Stop::PowerCut),
             Kind::PowerAll => {
                 for at in 0..city.hosts.len() {
                     let until_us = city.now_us() + self.rng.between(100, 10_000) * 1000;
-                    self.stop(city, at, until_us, true);
+                    self.stop(city, at, until_us, Stop::PowerCut);
                 }
             }
             Kind::Pause => {
@@ -165,17 +174,19 @@ impl Faulter {
         }
     }
 
-    fn stop(&mut self, city: &mut City, at: usize, until_us: u64, power: bool) {
+    #[allow(clippy::too_many_arguments, reason = "who, when and how: a fault has no fewer parts")]
+    fn stop(&mut self, city: &mut City, at: usize, until_us: u64, how: Stop) {
         if !city.hosts[at].is_running() {
             return;
         }
         let name = city.hosts[at].name.to_string();
+        let power = how == Stop::PowerCut;
         city.say(&name, if power { "loses power" } else { "its process is killed" });
         city.kill(at);
         if power {
             city.hosts[at].world.power_off();
         }
-        let torn = Loss::Torn(self.rng.next());
+        let torn = Loss::Torn(self.rng.draw());
         let loss = if power { *self.rng.pick(&[Loss::All, torn]) } else { Loss::Nothing };
         let disk = city.hosts[at].disk.crash(loss);
         city.hosts[at].disk = disk;
@@ -202,6 +213,7 @@ impl Faulter {
         self.ends.push((until_us, End::HealNet));
     }
 
+    #[allow(clippy::too_many_arguments, reason = "who, when and how: a fault has no fewer parts")]
     fn bad_link(&mut self, city: &City, kind: Kind, at: usize, until_us: u64) {
         let to = self.rng.below(city.hosts.len() as u64) as usize;
         let good = city.options.link;

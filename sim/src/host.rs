@@ -84,7 +84,7 @@ struct Running {
 }
 
 impl Host {
-    pub fn new(number: usize, zones: usize, scratch: &Path, disk: MemDisk, world: Arc<World>) -> Self {
+    pub fn new(number: usize, zones: usize, scratch: &Path, world: Arc<World>) -> Self {
         let name = Name::new(format!("n{}", number + 1)).expect("a short name");
         let directory =
             IdentityDirectory::open(scratch.join(name.as_str())).expect("the scratch directory is writable");
@@ -96,7 +96,7 @@ impl Host {
             name,
             zone: Name::new(format!("z{}", number % zones + 1)).expect("a short name"),
             key,
-            disk,
+            disk: MemDisk::new(),
             world,
             clock: Arc::default(),
             drift_ppm: 0,

@@ -121,12 +121,8 @@ impl Net {
             PacketKind::Request { bytes, .. } | PacketKind::OneWay { bytes, .. } => bytes.len(),
             PacketKind::Reply { answer, .. } => answer.as_ref().map_or(0, Bytes::len),
         };
-        self.trace.event(
-            self.now_us,
-            if lost { "lost" } else { "sent" },
-            packet.from.0 ^ packet.to.0,
-            size as u64,
-        );
+        let numbers = [packet.from.0 ^ packet.to.0, size as u64];
+        self.trace.event(self.now_us, if lost { "lost" } else { "sent" }, numbers);
         if lost {
             return;
         }

@@ -39,11 +39,10 @@ impl Trace {
     }
 
     /// An event of the machinery: a message, a sync.
-    pub fn event(&mut self, at_ms: u64, kind: &str, a: u64, b: u64) {
-        self.mix(&at_ms.to_le_bytes());
+    pub fn event(&mut self, at: u64, kind: &str, numbers: [u64; 2]) {
+        self.mix(&at.to_le_bytes());
         self.mix(kind.as_bytes());
-        self.mix(&a.to_le_bytes());
-        self.mix(&b.to_le_bytes());
+        numbers.iter().for_each(|number| self.mix(&number.to_le_bytes()));
     }
 
     /// An event that a person wants to read.

@@ -220,7 +220,7 @@ impl Ledger {
     }
 
     /// Takes an answer in.
-    pub fn answered(&mut self, begun: u64, now: u64, task: &Task, outcome: &Outcome) {
+    pub fn answered(&mut self, (begun, now): (u64, u64), task: &Task, outcome: &Outcome) {
         match (outcome, &task.what) {
             (Outcome::Failed(_), _) => self.failed += 1,
             (Outcome::Read(value), What::ReadRegister(project)) => {
@@ -285,5 +285,5 @@ pub fn name(text: &str) -> Name {
 
 /// A request id from the seed.
 pub fn request_id(rng: &mut SplitMix) -> RequestId {
-    RequestId(Uuid::from_u64_pair(rng.next(), rng.next()))
+    RequestId(Uuid::from_u64_pair(rng.draw(), rng.draw()))
 }

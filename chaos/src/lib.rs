@@ -33,6 +33,7 @@
 //! writers = 2                     # of each register
 //! readers = 2
 //! creators = 2
+//! ballast = 0                     # clients that only make the log long, with keypairs of 8 KiB
 //! pace_ms = 50                    # pause of each client between answer and request
 //!
 //! [[step]]                        # in order

@@ -50,13 +50,16 @@ pub struct Load {
     pub readers: usize,
     /// Clients that create departments.
     pub creators: usize,
+    /// Clients that create and delete keypairs of 8 KiB, as fast as they are answered: not judged, they
+    /// make the log long.
+    pub ballast: usize,
     /// Each client's pause between an answer and its next request.
     pub pace_ms: u64,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { registers: 2, writers: 2, readers: 2, creators: 2, pace_ms: 50 }
+        Self { registers: 2, writers: 2, readers: 2, creators: 2, ballast: 0, pace_ms: 50 }
     }
 }
 

@@ -30,7 +30,7 @@ use futures::future::join_all;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use scp_api::{
     client::{Client, ClientError},
-    v1::{DepartmentCreate, ProjectCreate, QuotaSet, TokenRequest},
+    v1::{DepartmentCreate, KeypairCreate, ProjectCreate, QuotaSet, TokenRequest},
 };
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -155,7 +155,8 @@ impl Shared {
     async fn run(self: &Arc<Self>) {
         let lanes = (0..self.load.registers).map(|lane| tokio::spawn(Arc::clone(self).lane(lane)));
         let creators = (0..self.load.creators).map(|at| tokio::spawn(Arc::clone(self).creator(at)));
-        for ended in join_all(lanes.chain(creators).collect::<Vec<_>>()).await {
+        let ballast = (0..self.load.ballast).map(|_| tokio::spawn(Arc::clone(self).ballast()));
+        for ended in join_all(lanes.chain(creators).chain(ballast).collect::<Vec<_>>()).await {
             ended.expect("clients do not panic");
         }
     }
@@ -360,6 +361,35 @@ impl Shared {
         }
     }
 }
+
+impl Shared {
+    /// How these requests end does not matter: what they leave behind does.
+    async fn ballast(self: Arc<Self>) {
+        while !self.is_over() {
+            let id = Uuid::new_v4().to_string();
+            let order = KeypairCreate {
+                id: Some(id.clone()),
+                name: format!("ballast-{}", self.next()),
+                project: Some("default".into()),
+                public_key: format!("{BALLAST_KEY} {}", "x".repeat(BALLAST_BYTES)),
+            };
+            let create = |client: Client, _| {
+                let order = order.clone();
+                async move { client.create_keypair(&order).await.map(drop) }
+            };
+            if !matches!(self.ask(create).await.0, Outcome::Answered(())) {
+                self.pace().await;
+            }
+            let id = id.as_str();
+            self.ask(|client, _| async move { client.delete_keypair(id, None).await }).await;
+        }
+    }
+}
+
+/// A public key of all zeros, as OpenSSH writes it; its comment is the ballast.
+const BALLAST_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+/// A key's line may have 8 KiB.
+const BALLAST_BYTES: usize = 8000;
 
 /// The token is not, or no longer, known.
 fn is_stranger(error: &ClientError) -> bool {

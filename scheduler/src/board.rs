@@ -82,6 +82,10 @@ impl<'a> Board<'a> {
 
     /// The best feasible node, less those that `skip` names.
     pub(crate) fn best(&mut self, vm: &'a Vm, skip: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let order = self.order.get_or_insert_with(|| Order::of(&self.slots));
+        if !order.has_room(vm.spec.resources) {
+            return None;
+        }
         self.put_in_order(vm.spec.image);
         let (board, zone_mates) = (&*self, self.zone_mates(vm));
         let mut walk = Walk { board, vm, zone_mates, skip: &skip, best: None };

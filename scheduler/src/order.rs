@@ -152,6 +152,11 @@ impl Order {
         order
     }
 
+    /// Whether anything speaks for a node with that much free; mostly nothing does in a full city.
+    pub(crate) fn has_room(&self, needs: Resources) -> bool {
+        self.classes.iter().flat_map(|class| &class.chunks).any(|chunk| chunk.free_max.holds(needs))
+    }
+
     /// Those of its nodes that `belongs` names.
     pub(crate) fn part(&self, belongs: impl Fn(At) -> bool) -> Self {
         let mut part = Self { classes: Vec::new(), class_of: vec![None; self.class_of.len()] };

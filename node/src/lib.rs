@@ -6,7 +6,7 @@
 //!                    serve       machine · proposer · door            writes and reads
 //!                    server      leader · membership                  what the leader does
 //!                                hands · chunks                       what the agent does
-//!                                follow · facts · profile · freshness what keeps in step
+//!                                follow · facts · profile · freshness · scrub   what keeps in step
 //!                                network · service · wire             what nodes say to each other
 //! ```
 //! No decisions are taken here: the state, the scheduler and the agent take them.
@@ -33,6 +33,7 @@ pub mod network;
 pub mod profile;
 pub mod proposer;
 pub mod renewal;
+pub mod scrub;
 pub mod serve;
 pub mod server;
 pub mod service;

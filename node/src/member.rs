@@ -26,7 +26,7 @@ use crate::{
     profile::Profile,
     proposer::Proposer,
     renewal::Renewal,
-    serve,
+    scrub, serve,
     server::Server,
     service::NodeService,
 };
@@ -143,6 +143,7 @@ fn open_doors(start: &Start, core: &Core, door: &Arc<dyn Cluster>, opening: Open
         config: start.config.clone(),
     };
     core.spawn(profile.keep(stop.clone()));
+    core.spawn(scrub::keep(start.server.images.clone(), stop.clone()));
     let renewal = Renewal {
         proposer: core.proposer.clone(),
         issuer: opening.issuer,

@@ -26,6 +26,8 @@ const RESERVED_DISK_MIB: u64 = 4 << 10;
 /// The server's engines.
 pub struct Server {
     pub engines: Engines,
+    /// The image store itself, for its upkeep.
+    pub images: Arc<Images>,
     pub chunks: Arc<MeshChunks>,
     pub compute: Compute,
     pub capacity: Resources,
@@ -51,7 +53,8 @@ impl Server {
         }
         let capacity = probe::resources(&config.data_dir).context("cannot tell what this server has")?;
         let driver = Arc::new(Drivers::new(images.clone(), hypervisor.clone()));
-        Ok(Self { engines: Engines { driver, hypervisor, images }, chunks, compute, capacity })
+        let engines = Engines { driver, hypervisor, images: images.clone() };
+        Ok(Self { engines, images, chunks, compute, capacity })
     }
 
     /// What the city is told of this server.

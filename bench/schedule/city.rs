@@ -153,7 +153,7 @@ impl City {
             Quota { vms: much, vcpus: much, memory_mib: much, disk_mib: much, images: much, keypairs: 0 };
         let (id, name) = (ProjectId::from_u128(id(3, number)), name(format!("p{number}")));
         self.lead(Command::CreateProject(CreateProject { id, department: DEPARTMENT, name, quota }));
-        self.lead(Command::SetQuota(SetQuota { project: id, quota }));
+        self.lead(Command::SetQuota(SetQuota { project: id, quota: quota.into() }));
     }
 
     fn image(&mut self, number: u64) {

@@ -53,6 +53,47 @@ impl Default for Quota {
     }
 }
 
+/// A change of a quota: what is given is set, the rest stays. Merged in `apply`, so that two changes of
+/// different parts are both kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaChange {
+    pub vms: Option<u64>,
+    pub vcpus: Option<u64>,
+    pub memory_mib: Option<u64>,
+    pub disk_mib: Option<u64>,
+    pub images: Option<u64>,
+    pub keypairs: Option<u64>,
+}
+
+impl QuotaChange {
+    /// The quota after the change.
+    pub fn of(self, quota: Quota) -> Quota {
+        Quota {
+            vms: self.vms.unwrap_or(quota.vms),
+            vcpus: self.vcpus.unwrap_or(quota.vcpus),
+            memory_mib: self.memory_mib.unwrap_or(quota.memory_mib),
+            disk_mib: self.disk_mib.unwrap_or(quota.disk_mib),
+            images: self.images.unwrap_or(quota.images),
+            keypairs: self.keypairs.unwrap_or(quota.keypairs),
+        }
+    }
+}
+
+impl From<Quota> for QuotaChange {
+    /// Sets every part.
+    fn from(quota: Quota) -> Self {
+        let Quota { vms, vcpus, memory_mib, disk_mib, images, keypairs } = quota;
+        Self {
+            vms: Some(vms),
+            vcpus: Some(vcpus),
+            memory_mib: Some(memory_mib),
+            disk_mib: Some(disk_mib),
+            images: Some(images),
+            keypairs: Some(keypairs),
+        }
+    }
+}
+
 /// A role over the whole city.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CityRole {
@@ -110,4 +151,19 @@ pub struct JoinToken {
     pub expires_at: Timestamp,
     pub used: Option<(NodeId, Timestamp)>,
     pub created_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_changes_of_different_parts_are_both_kept() {
+        let vms = QuotaChange { vms: Some(3), ..QuotaChange::default() };
+        let images = QuotaChange { images: Some(7), ..QuotaChange::default() };
+        let expected = Quota { vms: 3, images: 7, ..Quota::default() };
+        assert_eq!(images.of(vms.of(Quota::default())), expected);
+        assert_eq!(vms.of(images.of(Quota::default())), expected);
+        assert_eq!(QuotaChange::from(expected).of(Quota::default()), expected);
+    }
 }

@@ -19,7 +19,7 @@ use scp_model::{
     },
     image::{ImageContent, ImageFormat, Visibility},
     sandbox::{Power, RestartPolicy},
-    tenancy::Quota,
+    tenancy::{Quota, QuotaChange},
     vm::VmSpec,
 };
 use uuid::Uuid;
@@ -164,7 +164,7 @@ impl Ledger {
             0..30 => What::ReadRegister(register(rng.below(REGISTERS))),
             30..55 => {
                 let project = register(rng.below(REGISTERS));
-                let quota = Quota { vms: self.number(), ..Quota::default() };
+                let quota = QuotaChange { vms: Some(self.number()), ..QuotaChange::default() };
                 What::Write(Command::SetQuota(SetQuota { project, quota }))
             }
             55..70 => {
@@ -244,7 +244,7 @@ impl Ledger {
     /// A write that never got an answer may still have taken effect.
     pub fn abandoned(&mut self, begun: u64, task: &Task) {
         if let What::Write(Command::SetQuota(set)) = &task.what {
-            let kind = Kind::Write(set.quota.vms);
+            let kind = Kind::Write(set.quota.vms.unwrap_or_default());
             self.record(set.project, Operation { begun, ended: None, kind });
         }
     }
@@ -252,7 +252,7 @@ impl Ledger {
     fn acknowledged(&mut self, begun: u64, now: u64, command: &Command) {
         match command {
             Command::SetQuota(set) => {
-                let kind = Kind::Write(set.quota.vms);
+                let kind = Kind::Write(set.quota.vms.unwrap_or_default());
                 self.record(set.project, Operation { begun, ended: Some(now), kind });
             }
             Command::CreateDepartment(create) => {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DepartmentId, KeypairId, Name, ProjectId, UserId,
-    tenancy::{CityRole, ProjectRole, Quota},
+    tenancy::{CityRole, ProjectRole, Quota, QuotaChange},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct CreateProject {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetQuota {
     pub project: ProjectId,
-    pub quota: Quota,
+    pub quota: QuotaChange,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

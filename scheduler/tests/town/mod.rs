@@ -100,7 +100,7 @@ impl Town {
         let much = 1 << 40;
         let quota =
             Quota { vms: much, vcpus: much, memory_mib: much, disk_mib: much, images: much, keypairs: 0 };
-        town.must(local, Command::SetQuota(SetQuota { project: PROJECT, quota }));
+        town.must(local, Command::SetQuota(SetQuota { project: PROJECT, quota: quota.into() }));
         town
     }
 

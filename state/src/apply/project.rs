@@ -42,11 +42,13 @@ impl Effect for CreateProject {
 impl Effect for SetQuota {
     /// May be below what is in use: nothing is taken away, nothing more is given.
     fn apply(&self, change: &mut Change<'_>) -> Verdict {
-        if change.state.known_project(self.project)?.quota == self.quota {
+        let before = change.state.known_project(self.project)?.quota;
+        let quota = self.quota.of(before);
+        if quota == before {
             return Ok(());
         }
         let project = change.state.projects.get_mut(&self.project).expect("the project was found above");
-        project.quota = self.quota;
+        project.quota = quota;
         let subject = Subject::Project(self.project);
         change.event(subject, Some(self.project), EventKind::ProjectQuotaSet);
         Ok(())

@@ -4,7 +4,7 @@ use axum::extract::Path;
 use scp_model::{
     Command, DepartmentId, ProjectId,
     command::{CreateDepartment, CreateProject, DeleteDepartment, DeleteProject, SetQuota},
-    tenancy::{Department, Project, Quota},
+    tenancy::{Department, Project, Quota, QuotaChange},
 };
 
 use crate::{
@@ -182,8 +182,11 @@ pub(crate) async fn set_quota(
     let (id, base) = (project.id, project.quota);
     call.may(Action::ProjectManage, Scope::City)?;
     let mut invalid = Invalid::default();
-    let quota = quota(base, &body, ("", &mut invalid));
+    quota(base, &body, ("", &mut invalid));
     invalid.finish()?;
+    // What was not given is left out, not repeated: another request may be changing it just now.
+    let QuotaSet { vms, vcpus, memory_mib, disk_mib, images, keypairs } = body;
+    let quota = QuotaChange { vms, vcpus, memory_mib, disk_mib, images, keypairs };
     call.commit(Command::SetQuota(SetQuota { project: id, quota })).await?;
     let project = call.made(call.state.projects.get(&id))?;
     call.ok(&view::quota_usage(&call.state, project))

@@ -210,7 +210,7 @@ fn tenancy(world: &mut World, line: &Line<'_>) -> Option<Command> {
         }),
         "quota" => Command::SetQuota(SetQuota {
             project: ProjectId::from_u128(world.number("project", line.subject(0))),
-            quota: quota(line.subject(1)),
+            quota: quota(line.subject(1)).into(),
         }),
         "delete-project" => Command::DeleteProject(DeleteProject {
             id: ProjectId::from_u128(world.number("project", line.subject(0))),

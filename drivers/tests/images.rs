@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -80,7 +81,8 @@ impl ChunkSource for Peers {
     async fn fetch(&self, from: NodeId, digest: Digest, bytes_max: u64) -> Result<Bytes, DriverError> {
         let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.at_once_max.fetch_max(now, Ordering::SeqCst);
-        tokio::task::yield_now().await;
+        // On the wire for a moment, so that fetches which may overlap do.
+        tokio::time::sleep(Duration::from_millis(20)).await;
         self.at_once.fetch_sub(1, Ordering::SeqCst);
         let away = || Err(DriverError::retryable("fetching", "the node is away"));
         let peer = {

@@ -47,6 +47,8 @@ pub struct CorePorts {
     pub disk: Arc<dyn Disk>,
     pub engines: Engines,
     pub clock: Arc<dyn Clock>,
+    /// How busy this server is, in percent of one core; gossiped.
+    pub load_percent: fn() -> u64,
     /// Shared with the issuer, which was made before.
     pub published: Published,
     pub issuer: Arc<Issuer>,
@@ -94,7 +96,11 @@ impl Core {
             engines: ports.engines.clone(),
             observer: observer.clone(),
         });
-        let facts = Facts { proposer: proposer.clone(), roster: roster.subscribe() };
+        let facts = Facts {
+            proposer: proposer.clone(),
+            roster: roster.subscribe(),
+            load_percent: ports.load_percent,
+        };
         let follow = Follow {
             published: ports.published,
             raft: proposer.raft.clone(),

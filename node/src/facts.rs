@@ -17,6 +17,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 pub struct Facts {
     pub proposer: Proposer,
     pub roster: watch::Receiver<Arc<Roster>>,
+    /// How busy this server is, in percent of one core.
+    pub load_percent: fn() -> u64,
 }
 
 impl Facts {
@@ -58,7 +60,7 @@ impl Facts {
             ("vcpus_free", free.vcpus.to_string()),
             ("memory_mib_free", free.memory_mib.to_string()),
             ("disk_mib_free", free.disk_mib.to_string()),
-            ("load_percent", load_percent().to_string()),
+            ("load_percent", (self.load_percent)().to_string()),
         ];
         for (key, value) in facts {
             if let Err(error) = gossip.set_fact(key, value) {
@@ -69,7 +71,7 @@ impl Facts {
 }
 
 /// The load average of the last minute, in percent of one core.
-fn load_percent() -> u64 {
+pub fn load_percent() -> u64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: f64 = text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default();
     (load * 100.0) as u64

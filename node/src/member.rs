@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     core::{Core, CorePorts},
     door::Door,
+    facts,
     issuer::Issuer,
     machine::Published,
     profile::Profile,
@@ -112,6 +113,7 @@ async fn start_core(start: &Start, published: Published, issuer: Arc<Issuer>) ->
         disk: Arc::new(disk),
         engines: start.server.engines.clone(),
         clock: start.clock.clone(),
+        load_percent: facts::load_percent,
         published,
         issuer,
     };

@@ -216,6 +216,7 @@ impl Boot {
             disk: Arc::new(self.disk),
             engines: self.engines.clone(),
             clock: self.clock,
+            load_percent: || 0,
             published,
             issuer,
         };

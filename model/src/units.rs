@@ -48,6 +48,15 @@ impl Resources {
         }
     }
 
+    /// The smaller of each part.
+    pub fn at_most(self, other: Self) -> Self {
+        Self {
+            vcpus: self.vcpus.min(other.vcpus),
+            memory_mib: self.memory_mib.min(other.memory_mib),
+            disk_mib: self.disk_mib.min(other.disk_mib),
+        }
+    }
+
     /// Whether every part of `self` suffices for `other`.
     pub fn holds(self, other: Self) -> bool {
         self.vcpus >= other.vcpus && self.memory_mib >= other.memory_mib && self.disk_mib >= other.disk_mib

@@ -160,10 +160,12 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Takes a placed VM off the board, as if it were not there.
+    /// Takes a placed VM off the board, as if it were not there. On a node that has promised more than it
+    /// offers by now, no more becomes free than it offers: shares beyond that could not be told apart.
     pub(crate) fn lift(&mut self, vm: &'a Vm) {
         let Some(node) = vm.node() else { return };
-        self.change(node, |free| free.plus(vm.spec.resources));
+        let Some(offered) = self.slot(node).map(|slot| slot.offered) else { return };
+        self.change(node, |free| free.plus(vm.spec.resources).at_most(offered));
         self.lifted.insert(vm.id);
     }
 

@@ -23,15 +23,23 @@ pub enum Compute {
     Kvm,
     /// Emulation; works everywhere, slowly.
     Tcg,
-    /// No VMs here, and why.
+    /// VMs are not possible here, and why: somebody should look.
     None { reason: String },
+    /// Nobody wants VMs here: the server's configuration says so.
+    Off,
 }
 
 impl Compute {
     pub fn runs_vms(&self) -> bool {
+        self.why_not().is_none()
+    }
+
+    /// Why there are no VMs here; `None`: there are.
+    pub fn why_not(&self) -> Option<&str> {
         match self {
-            Self::Kvm | Self::Tcg => true,
-            Self::None { .. } => false,
+            Self::Kvm | Self::Tcg => None,
+            Self::None { reason } => Some(reason),
+            Self::Off => Some("switched off by this server's configuration"),
         }
     }
 }

@@ -42,14 +42,16 @@ impl Server {
             .context("cannot open the image store")?;
         let images = Arc::new(images);
         let (hypervisor, compute) = match config.accelerator {
-            Accelerator::None => absent("switched off by this server's configuration"),
+            Accelerator::None => switched_off(),
             Accelerator::Auto => open(config, &images, None, clock).await,
             Accelerator::Kvm => open(config, &images, Some(probe::Accelerator::Kvm), clock).await,
             Accelerator::Tcg => open(config, &images, Some(probe::Accelerator::Tcg), clock).await,
         };
         match &compute {
             Compute::None { reason } => tracing::warn!(%reason, "this server runs no VMs"),
-            Compute::Kvm | Compute::Tcg => tracing::info!(?compute, "this server runs VMs"),
+            Compute::Kvm | Compute::Tcg | Compute::Off => {
+                tracing::info!(?compute, "how this server runs VMs")
+            }
         }
         let capacity = probe::resources(&config.data_dir).context("cannot tell what this server has")?;
         let driver = Arc::new(Drivers::new(images.clone(), hypervisor.clone()));
@@ -90,9 +92,10 @@ fn reserved(config: &Config, capacity: Resources) -> Resources {
 
 type Opened = (Arc<dyn scp_drivers::Hypervisor>, Compute);
 
-fn absent(reason: &str) -> Opened {
-    let absent = hypervisor::Absent { reason: reason.into() };
-    (Arc::new(absent), Compute::None { reason: reason.into() })
+fn switched_off() -> Opened {
+    let compute = Compute::Off;
+    let reason = compute.why_not().unwrap_or_default().into();
+    (Arc::new(hypervisor::Absent { reason }), compute)
 }
 
 async fn open(

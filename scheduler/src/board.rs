@@ -8,11 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use scp_model::{
-    ImageId, Name, NodeId, ProjectId, Resources, VmId,
-    explain::Obstacle,
-    image::Image,
-    node::{Compute, Node},
-    vm::Vm,
+    ImageId, Name, NodeId, ProjectId, Resources, VmId, explain::Obstacle, image::Image, node::Node, vm::Vm,
 };
 use scp_state::State;
 
@@ -218,10 +214,8 @@ fn standing(node: &Node) -> Option<Obstacle> {
     if !node.schedulable {
         return Some(Obstacle::Cordoned);
     }
-    match &node.profile.compute {
-        Compute::Kvm | Compute::Tcg => None,
-        Compute::None { reason } => Some(Obstacle::NoCompute { reason: reason.clone() }),
-    }
+    let why_not = node.profile.compute.why_not();
+    why_not.map(|reason| Obstacle::NoCompute { reason: reason.into() })
 }
 
 fn zone(vm: &Vm, node: &Node) -> Option<Obstacle> {

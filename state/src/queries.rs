@@ -10,7 +10,7 @@ use scp_model::{
     explain::Obstacle,
     flavor::Flavor,
     image::{Image, Visibility},
-    node::{Compute, Node},
+    node::Node,
     tenancy::{CityRole, Department, Keypair, Project, ProjectRole, User},
     vm::{Eviction, Vm, VmPhase},
 };
@@ -250,10 +250,8 @@ impl State {
         if !node.schedulable {
             return Some(Obstacle::Cordoned);
         }
-        match &node.profile.compute {
-            Compute::None { reason } => Some(Obstacle::NoCompute { reason: reason.clone() }),
-            Compute::Kvm | Compute::Tcg => None,
-        }
+        let why_not = node.profile.compute.why_not();
+        why_not.map(|reason| Obstacle::NoCompute { reason: reason.into() })
     }
 
     /// Why a node is the wrong place for this VM.

@@ -28,8 +28,10 @@ pub enum ComputeKind {
     Kvm,
     /// Emulation.
     Tcg,
-    /// Not at all.
+    /// Not at all, though it should.
     None,
+    /// Not at all: switched off by its configuration.
+    Off,
 }
 
 /// A node's part in agreement.

@@ -2,10 +2,14 @@
 
 use axum::http::Method;
 use scp_api::server::Options;
-use scp_model::{Command, command::MarkNodeDown, node::Evidence};
+use scp_model::{
+    Command,
+    command::{MarkNodeDown, UpdateNode},
+    node::{Compute, Evidence, NodeProfile},
+};
 use serde_json::json;
 
-use crate::city::{CHEAP, City};
+use crate::city::{CHEAP, City, profile};
 
 #[tokio::test]
 async fn a_city_of_one_server_says_what_it_lacks_in_a_sentence() {
@@ -38,6 +42,32 @@ async fn a_node_that_is_down_is_a_warning_with_a_remedy() {
     );
     let shown = city.get("operator", "/v1/nodes/second").await.ok();
     assert_eq!((&shown["phase"], &shown["down"]["leader_silence_ms"]), (&json!("down"), &json!(2500)));
+}
+
+#[tokio::test]
+async fn compute_that_is_wanted_off_is_no_warning_and_compute_that_failed_is_one() {
+    let city = City::new().await;
+    let node = city.add_node("second");
+    let becomes = |compute: Compute| {
+        let profile = NodeProfile { compute, ..profile("second") };
+        let update = UpdateNode { node, profile };
+        city.cluster.must(Command::UpdateNode(Box::new(update)));
+    };
+    let memory = json!(15 << 10);
+    becomes(Compute::Off);
+    let status = city.get("operator", "/v1/status").await.ok();
+    assert_eq!((&status["health"], &status["warnings"]), (&json!("healthy"), &json!([])));
+    assert_eq!(status["offered"]["memory_mib"], memory, "only the first runs VMs");
+    let shown = city.get("operator", "/v1/nodes/second").await.ok();
+    assert_eq!(shown["compute"], "off");
+    assert_eq!(shown["compute_reason"], "switched off by this server's configuration");
+
+    becomes(Compute::None { reason: "libvirtd does not answer".into() });
+    let status = city.get("operator", "/v1/status").await.ok();
+    assert_eq!(
+        (&status["warnings"][0]["code"], &status["health"]),
+        (&json!("no_compute"), &json!("degraded"))
+    );
 }
 
 #[tokio::test]

@@ -140,6 +140,7 @@ fn compute(node: &v1::Node) -> &'static str {
         v1::ComputeKind::Kvm => "kvm",
         v1::ComputeKind::Tcg => "tcg",
         v1::ComputeKind::None => "none",
+        v1::ComputeKind::Off => "off",
     }
 }
 

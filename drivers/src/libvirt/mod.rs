@@ -81,7 +81,9 @@ impl Libvirt {
         let accelerator = match compute {
             Compute::Kvm => Accelerator::Kvm,
             Compute::Tcg => Accelerator::Tcg,
-            Compute::None { reason } => return Err(DriverError::terminal(doing, reason)),
+            Compute::None { .. } | Compute::Off => {
+                return Err(DriverError::terminal(doing, compute.why_not().unwrap_or_default()));
+            }
         };
         let files = Files::new(&config);
         let prepared = files.clone();

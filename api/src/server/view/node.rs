@@ -29,11 +29,13 @@ pub(crate) fn role(agreement: &Agreement, node: scp_model::NodeId) -> v1::NodeRo
 }
 
 pub(crate) fn node(state: &State, agreement: &Agreement, node: &Node) -> v1::Node {
-    let (compute, compute_reason) = match &node.profile.compute {
-        Compute::Kvm => (v1::ComputeKind::Kvm, None),
-        Compute::Tcg => (v1::ComputeKind::Tcg, None),
-        Compute::None { reason } => (v1::ComputeKind::None, Some(reason.clone())),
+    let compute = match &node.profile.compute {
+        Compute::Kvm => v1::ComputeKind::Kvm,
+        Compute::Tcg => v1::ComputeKind::Tcg,
+        Compute::None { .. } => v1::ComputeKind::None,
+        Compute::Off => v1::ComputeKind::Off,
     };
+    let compute_reason = node.profile.compute.why_not().map(str::to_owned);
     let down = match &node.liveness {
         Liveness::Up => None,
         Liveness::Down { since, evidence } => Some(v1::NodeDown {

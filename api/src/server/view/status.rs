@@ -3,7 +3,7 @@
 use scp_model::{
     NodeId, Resources, Timestamp,
     image::Image,
-    node::{Liveness, Node},
+    node::{Compute, Liveness, Node},
     vm::{Vm, VmPhase},
 };
 use scp_state::State;
@@ -72,7 +72,9 @@ pub(crate) fn status(state: &State, agreement: &Agreement, quorum: Quorum, seen:
         nodes: state.nodes.values().map(|node| brief(state, agreement, node)).collect(),
         warnings,
         vms: counts(state),
-        offered: resources(sum(&|node| state.offered(node))),
+        offered: resources(sum(&|node| {
+            if node.profile.compute.runs_vms() { state.offered(node) } else { Resources::default() }
+        })),
         allocated: resources(sum(&|node| state.allocated.get(&node.id).copied().unwrap_or_default())),
         time: state.time.into(),
     }
@@ -202,7 +204,9 @@ fn node_warnings(state: &State, agreement: &Agreement, out: &mut Warnings) {
         let message = format!("only {} among {up} nodes", plural(agreement.voters.len() as u64, "voter"));
         out.add("few_voters", message, "Wait a minute: voters are chosen by themselves.");
     }
-    for node in state.nodes_up().filter(|node| !node.profile.compute.runs_vms()).take(WARNINGS_EACH) {
+    // Where compute is switched off, somebody wanted it so: nothing to look at.
+    let failed = |node: &&Node| matches!(node.profile.compute, Compute::None { .. });
+    for node in state.nodes_up().filter(failed).take(WARNINGS_EACH) {
         let name = &node.profile.name;
         out.add(
             "no_compute",

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result};
 use arc_swap::ArcSwapOption;
 use scp_mesh::{Clock, Identity, IdentityDirectory, JoinError, JoinReply, SystemClock, join};
-use scp_model::{Name, Rejection};
+use scp_model::{Country, Name, Rejection};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
@@ -49,10 +49,10 @@ pub enum LifeError {
     Failed(#[from] anyhow::Error),
 }
 
-/// What a founder says of the city.
+/// The city to be founded.
 pub struct NewCity {
     pub name: Name,
-    pub country: scp_model::Country,
+    pub country: Country,
     /// Argon2id of the password of the user `admin`.
     pub password_hash: String,
 }
@@ -172,7 +172,7 @@ impl Daemon {
     pub async fn leave(&self) -> Result<(), LifeError> {
         let _guard = self.change.lock().await;
         let Some(member) = self.member() else { return Err(LifeError::NoMember) };
-        leave::leave(&member.proposer).await?;
+        leave::leave(&member.proposer, &member.issuer).await?;
         self.member.store(None);
         member.shutdown().await;
         self.directory.forget_city().map_err(anyhow::Error::from)?;

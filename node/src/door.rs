@@ -1,6 +1,6 @@
 //! The API's door: [`Cluster`] as this node fulfils it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,15 +10,17 @@ use scp_api::cluster::{
 use scp_drivers::{console::ConsoleError, images::TakeError};
 use scp_mesh::{Lane, MeshError, NodeKey, RefusalKind};
 use scp_model::{
-    Answer, Digest, ImageId, JoinTokenId, NodeId, Proposal, Timestamp, VmId, explain::Explanation,
-    image::ImageContent,
+    Answer, Command, Digest, ImageId, JoinTokenId, NodeId, Proposal, Timestamp, VmId, command::RemoveNode,
+    explain::Explanation, image::ImageContent,
 };
 use scp_raft::ReadError;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     chunks::Engines,
+    issuer::Issuer,
     proposer::Proposer,
+    removal,
     wire::{self, Ask, Opening, Stats},
 };
 
@@ -29,6 +31,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Door {
     pub proposer: Proposer,
     pub engines: Engines,
+    pub issuer: Arc<Issuer>,
     pub key: NodeKey,
     pub join_hint: JoinHint,
     /// When this node last knew itself up to date.
@@ -69,6 +72,11 @@ impl Cluster for Door {
     }
 
     async fn propose(&self, proposal: Proposal) -> Result<Answer, ClusterError> {
+        if let Command::RemoveNode(RemoveNode { node, .. }) = proposal.command
+            && let Some(rejection) = removal::refused(&self.proposer, &self.issuer, node).await
+        {
+            return Ok(Answer { index: self.proposer.published.state().index, result: Err(rejection) });
+        }
         self.proposer.propose(proposal).await
     }
 

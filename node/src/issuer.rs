@@ -1,7 +1,7 @@
 //! Issuing certificates: the authority's key, opened with the city key where this node has it.
 //!
 //! The sealed key is in the state, so every node has it; the city key is a file that only voters get:
-//! the founder makes it, a node that becomes a voter asks another voter for it.
+//! the founder makes it, a node that becomes a voter asks the others for it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,8 +18,10 @@ use crate::{
     wire::{self, Ask},
 };
 
-/// How often a voter without the city key asks for it.
-const ASK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often a node looks whether it has become a voter and lacks the city key. Until it has it, the city
+/// may depend on one disk for it.
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Issues certificates on a node that may.
 pub struct Issuer {
@@ -89,26 +91,30 @@ impl Issuer {
             }
             let voters = raft.status().borrow().voters.clone();
             if voters.contains(&transport.node()) {
-                self.ask_for_key(&voters.into_iter().collect::<Vec<_>>(), &*transport).await;
+                // Who held it may no longer vote: in a city of two the only vote moves from one to the other.
+                let others = self.published.state().nodes.keys().copied().collect::<Vec<_>>();
+                let others = others.into_iter().filter(|node| !voters.contains(node));
+                let askable: Vec<NodeId> = voters.iter().copied().chain(others).collect();
+                self.ask_for_key(&askable, &*transport).await;
             }
         }
     }
 
-    async fn ask_for_key(&self, voters: &[NodeId], transport: &dyn Transport) {
+    async fn ask_for_key(&self, askable: &[NodeId], transport: &dyn Transport) {
         let me = transport.node();
-        for voter in voters.iter().copied().filter(|voter| *voter != me) {
+        for holder in askable.iter().copied().filter(|node| *node != me) {
             let Ok(ask) = wire::pack(&Ask::CityKey) else { return };
-            let Ok(reply) = transport.request(voter, Lane::Forward, ask, ASK_INTERVAL).await else {
+            let Ok(reply) = transport.request(holder, Lane::Forward, ask, ASK_TIMEOUT).await else {
                 continue;
             };
             let Ok(bytes) = wire::unpack::<[u8; 32]>(Lane::Forward, &reply) else { continue };
             let key = CityKey::from_bytes(bytes);
             if !self.opens(&key) {
-                tracing::warn!(%voter, "a voter sent a city key that does not open the authority");
+                tracing::warn!(%holder, "a node sent a city key that does not open the authority");
                 continue;
             }
             match self.directory.store_city_key(&key) {
-                Ok(()) => tracing::info!(%voter, "received the city key"),
+                Ok(()) => tracing::info!(%holder, "received the city key"),
                 Err(error) => tracing::warn!(%error, "cannot keep the city key"),
             }
             return;

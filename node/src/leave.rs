@@ -1,7 +1,8 @@
 //! Leaving a city in order: `scpctl leave`.
 //!
 //! ```text
-//!   drained ─▶ agreement goes on without us ─▶ RemoveNode ─▶ the leader no longer knows us
+//!   drained ─▶ another leads ─▶ our vote and key are not needed ─▶ RemoveNode ─▶ the leader no longer knows us
+//!                                  └─ not within seconds ─▶ refused, no longer drained
 //! ```
 //! A node that is removed is cut off at once, so everything that needs it comes first: another leader, and
 //! where it is the only voter another voter. The answer to the removal itself may be lost that way; that
@@ -20,31 +21,40 @@ use uuid::Uuid;
 
 use crate::{
     daemon::LifeError,
+    issuer::Issuer,
     machine,
     proposer::{Proposer, Try},
+    removal,
 };
 
 /// Another leader, and the removal, take seconds; a city that cannot do it by then has other troubles.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// A change of voters begins within half a second; a new voter fetches the city key within two.
+const NEEDED_TIMEOUT: Duration = Duration::from_secs(8);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Has this node removed from its city. When it cannot be, it is a member as before.
-pub async fn leave(proposer: &Proposer) -> Result<(), LifeError> {
+pub async fn leave(proposer: &Proposer, issuer: &Issuer) -> Result<(), LifeError> {
     let node = proposer.me();
-    if proposer.published.state().nodes.len() > 1 {
-        change(proposer, Command::DrainNode(DrainNode { node })).await?;
-        hand_over(proposer).await?;
+    let state = proposer.published.state();
+    if state.nodes.len() <= 1 {
+        return remove(proposer).await;
     }
-    match remove(proposer).await {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            let stay = Command::SetNodeSchedulable(SetNodeSchedulable { node, schedulable: true });
-            if let Err(error) = change(proposer, stay).await {
-                tracing::warn!(%error, "this node stays, but is still cordoned: scpctl node uncordon");
-            }
-            Err(error)
+    let before = state.nodes.get(&node).map(|node| (node.draining, node.schedulable));
+    change(proposer, Command::DrainNode(DrainNode { node })).await?;
+    let gone = async {
+        hand_over(proposer).await?;
+        dispensable(proposer, issuer).await?;
+        remove(proposer).await
+    };
+    let gone = gone.await;
+    if gone.is_err() && before == Some((false, true)) {
+        let stay = Command::SetNodeSchedulable(SetNodeSchedulable { node, schedulable: true });
+        if let Err(error) = change(proposer, stay).await {
+            tracing::warn!(%error, "this node stays, but is still cordoned: scpctl node uncordon");
         }
     }
+    gone
 }
 
 async fn change(proposer: &Proposer, command: Command) -> Result<(), LifeError> {
@@ -66,6 +76,19 @@ async fn hand_over(proposer: &Proposer) -> Result<(), LifeError> {
         if status.voters.len() > 1 {
             // Refused while voters change; tried again.
             let _ = proposer.raft.transfer_leadership().await;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Until the city can do without this node: its voters may just be changing, or a new one fetch the key.
+async fn dispensable(proposer: &Proposer, issuer: &Issuer) -> Result<(), LifeError> {
+    let deadline = Instant::now() + NEEDED_TIMEOUT;
+    loop {
+        let refused = removal::refused(proposer, issuer, proposer.me()).await;
+        let Some(rejection) = refused else { return Ok(()) };
+        if Instant::now() > deadline {
+            return Err(LifeError::Leave(rejection));
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -32,6 +32,7 @@ pub mod membership;
 pub mod network;
 pub mod profile;
 pub mod proposer;
+pub mod removal;
 pub mod renewal;
 pub mod scrub;
 pub mod serve;

@@ -13,10 +13,10 @@ use data_encoding::BASE32_NOPAD;
 use scp_api::{
     local::{LocalInit, LocalInitialised, LocalJoin, LocalJoined, LocalStatus},
     server::{PasswordCost, password},
-    v1::{PROBLEM_JSON, Problem},
+    v1::{self, PROBLEM_JSON, Problem},
 };
 use scp_mesh::JoinToken;
-use scp_model::{Actor, Command, Country, JoinTokenId, Name, command::CreateJoinToken};
+use scp_model::{Actor, Command, Country, JoinTokenId, Name, Rejection, command::CreateJoinToken};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -78,6 +78,10 @@ async fn init(
     let city: Name = valid("city", asked.city.parse())?;
     let country: Country = valid("country", asked.country.parse())?;
     let names = names(asked.node_name, asked.zone)?;
+    if let Some(password) = &asked.admin_password {
+        v1::password_is_acceptable(password)
+            .map_err(|why| LifeError::Invalid { field: "admin_password", why })?;
+    }
     let made = if asked.admin_password.is_none() { Some(make_password()) } else { None };
     let password = asked.admin_password.or_else(|| made.clone()).unwrap_or_default();
     let hash = password::hash(PasswordCost::default(), &password)
@@ -180,6 +184,19 @@ impl IntoResponse for Failure {
             ),
             LifeError::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid", "Correct it and repeat".into()),
             LifeError::Join(error) => (StatusCode::UNPROCESSABLE_ENTITY, error.code(), error.remedy()),
+            LifeError::Leave(Rejection::Forbidden { .. }) => (
+                StatusCode::CONFLICT,
+                "cannot_leave",
+                "To end the city: stop scpd, then delete its data directory. Nothing of the city is left then"
+                    .into(),
+            ),
+            LifeError::Leave(Rejection::WrongState { .. }) => (
+                StatusCode::CONFLICT,
+                "cannot_leave",
+                "Bring back the nodes that are down, or, if they never will be, remove them first: scpctl \
+                 node remove NAME --force. Then repeat scpctl leave"
+                    .into(),
+            ),
             LifeError::Leave(_) => (
                 StatusCode::CONFLICT,
                 "cannot_leave",

@@ -47,6 +47,7 @@ pub struct Start {
 pub struct Member {
     pub proposer: Proposer,
     pub door: Arc<dyn Cluster>,
+    pub issuer: Arc<Issuer>,
     /// `/v1` for this server's root.
     pub local: Router,
     core: Core,
@@ -72,6 +73,7 @@ impl Member {
         let door: Arc<dyn Cluster> = Arc::new(Door {
             proposer: proposer.clone(),
             engines: start.server.engines.clone(),
+            issuer: issuer.clone(),
             key: start.identity.key.clone(),
             join_hint: JoinHint {
                 ca_fingerprint: certificate::fingerprint(start.identity.authority_der()).0,
@@ -79,8 +81,13 @@ impl Member {
             },
             fresh: core.fresh.clone(),
         });
-        let local = open_doors(&start, &core, &door, Opening { listener, issuer, mesh: mesh.clone() })?;
-        Ok(Self { proposer, door, local, core, mesh, server: start.server })
+        let local = open_doors(
+            &start,
+            &core,
+            &door,
+            Opening { listener, issuer: issuer.clone(), mesh: mesh.clone() },
+        )?;
+        Ok(Self { proposer, door, issuer, local, core, mesh, server: start.server })
     }
 
     /// Hands leadership over, then stops every part. VMs go on running.

@@ -111,6 +111,7 @@ impl Parts {
                 let stats = stats.map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))?;
                 wire::pack(&Stats::from(stats))
             }
+            Ask::HoldsCityKey => wire::pack(&self.issuer.has_key()),
         }
     }
 }

@@ -25,6 +25,8 @@ pub enum Ask {
     ConsoleLog { vm: VmId, bytes_max: u64 },
     /// A VM's usage.
     VmStats { vm: VmId },
+    /// Whether the asked node can issue certificates.
+    HoldsCityKey,
 }
 
 /// A stranger, as the node it came to saw it.

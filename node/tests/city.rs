@@ -11,17 +11,21 @@ use std::{
     time::Duration,
 };
 
+use axum::{body::Body, http::Request};
 use scp_api::cluster::{Cluster, Consistency};
 use scp_mesh::{JoinToken, token::JoinSecret};
 use scp_model::{
-    Actor, Answer, Command, DepartmentId, Digest, JoinTokenId, Name, NodeId, Proposal, RequestId, Timestamp,
-    command::{CreateDepartment, CreateJoinToken},
+    Actor, Answer, Command, DepartmentId, Digest, JoinTokenId, Name, NodeId, Proposal, Rejection, RequestId,
+    Timestamp,
+    command::{CreateDepartment, CreateJoinToken, RemoveNode},
 };
 use scp_node::{
     config::{Accelerator, Config, Names},
     daemon::{Daemon, NewCity},
+    local,
 };
 use tempfile::TempDir;
+use tower::ServiceExt;
 use uuid::Uuid;
 
 /// Generous: the machines that run this are small and busy.
@@ -72,13 +76,12 @@ impl Site {
     /// A city of so many nodes.
     async fn city(&self, nodes: u8) -> Vec<Server> {
         let first = self.server(1).await;
-        let hash = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA".to_owned();
-        let country = "PT".parse().expect("a country");
-        first
-            .daemon
-            .init(NewCity { name: name("agueda"), country, password_hash: hash }, Names::default())
-            .await
-            .expect("the city is founded");
+        let city = NewCity {
+            name: name("agueda"),
+            country: "PT".parse().expect("a country"),
+            password_hash: "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA".to_owned(),
+        };
+        first.daemon.init(city, Names::default()).await.expect("the city is founded");
         let mut servers = vec![first];
         for number in 2..=nodes {
             let server = self.server(number).await;
@@ -245,6 +248,54 @@ async fn a_node_leaves_and_joins_again_under_the_same_identity() {
     assert!(Timestamp(0) < door(&servers[2]).now());
 }
 
+async fn eventually_down(seen_by: &Server, down: NodeId) {
+    eventually("it is seen to be down", async || {
+        let snapshot = door(seen_by).read(Consistency::Linearizable).await;
+        snapshot.is_ok_and(|snapshot| !snapshot.state.nodes[&down].is_up())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_agreement_needs_does_not_leave_until_the_dead_one_is_removed() {
+    let servers = Site::new().city(3).await;
+    let dead = id(&servers[2]);
+    servers[2].daemon.shutdown().await;
+    eventually_down(&servers[0], dead).await;
+
+    let error = servers[1].daemon.leave().await.expect_err("it is needed").to_string();
+    assert!(error.contains("bring back or remove first what is down (n3)"), "{error}");
+    let by_force = Command::RemoveNode(RemoveNode { node: id(&servers[1]), force: false });
+    let answer = propose(&*door(&servers[0]), RequestId(Uuid::new_v4()), by_force).await;
+    assert!(matches!(answer.result, Err(Rejection::WrongState { .. })), "{answer:?}");
+    let state = door(&servers[0]).read(Consistency::Linearizable).await.expect("reads").state;
+    let stays = &state.nodes[&id(&servers[1])];
+    assert!(stays.schedulable && !stays.draining, "a member as before");
+
+    let remove = Command::RemoveNode(RemoveNode { node: dead, force: true });
+    propose(&*door(&servers[0]), RequestId(Uuid::new_v4()), remove).await.result.expect("removed");
+    servers[1].daemon.leave().await.expect("leaves");
+    let answer = propose(&*door(&servers[0]), RequestId(Uuid::new_v4()), department(1)).await;
+    assert_eq!(answer.result, Ok(()), "the last one goes on alone");
+    let error = servers[0].daemon.leave().await.expect_err("the last one stays").to_string();
+    assert!(error.contains("the last node of a city stays"), "{error}");
+    assert!(servers[0].daemon.member().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_voter_of_two_nodes_leaves_and_the_other_goes_on() {
+    let servers = Site::new().city(2).await;
+    propose(&*door(&servers[1]), RequestId(Uuid::new_v4()), department(1)).await.result.expect("created");
+    assert_eq!(door(&servers[0]).agreement().voters, [id(&servers[0])]);
+    servers[0].daemon.leave().await.expect("leaves");
+    propose(&*door(&servers[1]), RequestId(Uuid::new_v4()), department(2)).await.result.expect("created");
+    assert!(knows(&servers[1], 1).await && knows(&servers[1], 2).await);
+    let token = token(&servers[1]).await;
+    let address = servers[1].config.mesh_address;
+    servers[0].daemon.join(address, token, Names::default()).await.expect("joins again");
+    assert!(knows(&servers[0], 2).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_used_token_admits_nobody_else_and_changes_nothing() {
     let site = Site::new();
@@ -259,4 +310,40 @@ async fn a_used_token_admits_nobody_else_and_changes_nothing() {
     assert!(third.daemon.member().is_none());
     let snapshot = door(&servers[0]).read(Consistency::Linearizable).await.expect("reads");
     assert_eq!(snapshot.state.nodes.len(), 2);
+}
+
+/// What the local socket answers: status and problem.
+async fn locally(server: &Server, path: &str, body: &str) -> (u16, scp_api::v1::Problem) {
+    let request = Request::post(path).header("content-type", "application/json");
+    let request = request.body(Body::from(body.to_owned())).expect("a request");
+    let response = local::router(server.daemon.clone()).oneshot(request).await.expect("it answers");
+    let status = response.status().as_u16();
+    let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a short body");
+    (status, serde_json::from_slice(&bytes).expect("a problem"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_local_socket_refuses_with_a_remedy_and_changes_nothing() {
+    let site = Site::new();
+    let alone = site.server(9).await;
+    for (body, detail) in [
+        (r#"{"city":"a","country":"PT","admin_password":"short"}"#, "at least 15 characters"),
+        (r#"{"city":"../a","country":"PT"}"#, "city"),
+        (r#"{"city":"a","country":"Portugal"}"#, "country"),
+        (r#"{"city":"a","country":"PT","zone":"z\u0007"}"#, "zone"),
+    ] {
+        let (status, problem) = locally(&alone, "/local/init", body).await;
+        assert_eq!((status, &*problem.code), (400, "invalid"), "{body}");
+        assert!(problem.detail.contains(detail), "{body}: {}", problem.detail);
+        assert!(alone.daemon.member().is_none(), "{body}");
+    }
+    let (status, problem) = locally(&alone, "/local/leave", "").await;
+    assert_eq!((status, &*problem.code), (409, "no_city"));
+
+    let servers = site.city(1).await;
+    let (status, problem) = locally(&servers[0], "/local/leave", "").await;
+    assert_eq!((status, &*problem.code), (409, "cannot_leave"));
+    assert!(problem.remedy.is_some_and(|remedy| remedy.contains("To end the city")));
+    let (status, problem) = locally(&servers[0], "/local/init", r#"{"city":"b","country":"PT"}"#).await;
+    assert_eq!((status, &*problem.code), (409, "already_member"));
 }

@@ -218,7 +218,7 @@ impl Boot {
             clock: self.clock,
             load_percent: || 0,
             published,
-            issuer,
+            issuer: issuer.clone(),
         };
         let core = match Core::start(scp_raft::Config::new(self.id), ports).await {
             Ok(core) => Arc::new(core),
@@ -230,6 +230,7 @@ impl Boot {
         let door: Arc<dyn Cluster> = Arc::new(Door {
             proposer: core.proposer.clone(),
             engines: self.engines,
+            issuer,
             key: self.key,
             join_hint: scp_api::cluster::JoinHint {
                 ca_fingerprint: [0; 32],

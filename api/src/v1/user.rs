@@ -10,6 +10,17 @@ pub const PASSWORD_CHARS_MIN: usize = 15;
 /// And at most this many bytes: hashing stays bounded.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 
+/// What a new password, wherever it is set, has to be.
+pub fn password_is_acceptable(password: &str) -> Result<(), String> {
+    if password.chars().count() < PASSWORD_CHARS_MIN {
+        return Err(format!("has at least {PASSWORD_CHARS_MIN} characters; a sentence is good"));
+    }
+    if password.len() > PASSWORD_BYTES_MAX {
+        return Err(format!("has at most {PASSWORD_BYTES_MAX} bytes"));
+    }
+    Ok(())
+}
+
 /// A role over the whole city.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

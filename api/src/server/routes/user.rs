@@ -22,7 +22,7 @@ use crate::{
         page::{ByProject, Filter, NoPhase},
         view,
     },
-    v1::{self, PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, Problem},
+    v1::{self, PASSWORD_BYTES_MAX, Problem},
 };
 
 /// Users see themselves; admins and auditors see all.
@@ -75,14 +75,8 @@ fn project_role(role: v1::ProjectRole) -> ProjectRole {
 }
 
 fn check_new_password(invalid: &mut Invalid, password: &str) {
-    let long = password.chars().count() >= PASSWORD_CHARS_MIN;
-    invalid.check(
-        long,
-        "password",
-        format!("has at least {PASSWORD_CHARS_MIN} characters; a sentence is good"),
-    );
-    let bounded = password.len() <= PASSWORD_BYTES_MAX;
-    invalid.check(bounded, "password", format!("has at most {PASSWORD_BYTES_MAX} bytes"));
+    let judged = v1::password_is_acceptable(password);
+    invalid.check(judged.is_ok(), "password", judged.err().unwrap_or_default());
 }
 
 /// The users of the city.

@@ -4,6 +4,8 @@
 //!   stranger ─▶ any node ─▶ has the city key? ─no─▶ the same question to a voter
 //!                               │yes
 //!                               ▼
+//!           agreement has let go of its last membership, if it had one
+//!                               ▼
 //!                    AdmitNode ─▶ applied ─▶ certificate issued ─▶ JoinReply
 //! ```
 //! A crash between the two leaves an admitted node without a certificate; it repeats its join with the
@@ -13,8 +15,9 @@ use std::{sync::Arc, time::Duration};
 
 use scp_api::cluster::ClusterError;
 use scp_mesh::{JoinRefusal, JoinReply, JoinRequest, Lane, Stranger, join::Peer, token::JoinSecret};
-use scp_model::{Actor, Command, Country, command::AdmitNode, node::NodeProfile};
+use scp_model::{Actor, Command, Country, NodeId, command::AdmitNode, node::NodeProfile};
 use scp_state::State;
+use tokio::time::Instant;
 
 use crate::{
     issuer::Issuer,
@@ -27,6 +30,10 @@ pub const COUNTRY_UNKNOWN: &str = "ZZ";
 
 /// Room for the admission to be decided and the answer to travel.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(PROPOSE_TIMEOUT.as_secs() + 2);
+
+/// The group changes within a second of a removal. Well within the join's own patience.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(8);
+const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Admits strangers, or has a voter do it.
 pub struct Admitter {
@@ -45,6 +52,7 @@ impl Admitter {
 
     /// Decides here.
     pub async fn admit(&self, stranger: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+        self.released(stranger.node()).await?;
         let state = self.proposer.published.state();
         let profile = located(&state, request.profile)?;
         let command = Command::AdmitNode(Box::new(AdmitNode {
@@ -62,6 +70,34 @@ impl Admitter {
             .issue(stranger.public_key, &profile)
             .map_err(|why| JoinRefusal::Unavailable { why })?;
         self.reply(certificate, answer.index)
+    }
+
+    /// Until agreement has let go of a server that has just left. It comes back with an empty log: still in
+    /// the group, it would vote without knowing what it once acknowledged.
+    async fn released(&self, node: NodeId) -> Result<(), JoinRefusal> {
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
+        loop {
+            // What the leader has committed is here then, changes of the group included.
+            self.proposer
+                .raft
+                .linearizable()
+                .await
+                .map_err(|error| JoinRefusal::Unavailable { why: error.to_string() })?;
+            let lingers = {
+                let status = self.proposer.raft.status();
+                let status = status.borrow();
+                status.voters.contains(&node) || status.learners.contains(&node)
+            };
+            // A member that asks again has been admitted, and its answer was lost.
+            if !lingers || self.proposer.published.state().nodes.contains_key(&node) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let why = "agreement has not yet let go of this server, which left a moment ago".into();
+                return Err(JoinRefusal::Unavailable { why });
+            }
+            tokio::time::sleep(RELEASE_PAUSE).await;
+        }
     }
 
     async fn forward(&self, stranger: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {

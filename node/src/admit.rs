@@ -124,7 +124,7 @@ impl Admitter {
             return Err(JoinRefusal::Unavailable { why: "the city is not initialised".into() });
         };
         let status = self.proposer.raft.status().borrow().clone();
-        let peer = |(id, node): (&scp_model::NodeId, &scp_model::node::Node)| Peer {
+        let peer = |(id, node): (&NodeId, &scp_model::node::Node)| Peer {
             node: *id,
             address: node.profile.mesh_address,
             public_key: node.public_key,

@@ -284,16 +284,18 @@ async fn a_node_that_agreement_needs_does_not_leave_until_the_dead_one_is_remove
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_voter_of_two_nodes_leaves_and_the_other_goes_on() {
-    let servers = Site::new().city(2).await;
+    let site = Site::new();
+    let servers = site.city(2).await;
     propose(&*door(&servers[1]), RequestId(Uuid::new_v4()), department(1)).await.result.expect("created");
     assert_eq!(door(&servers[0]).agreement().voters, [id(&servers[0])]);
     servers[0].daemon.leave().await.expect("leaves");
     propose(&*door(&servers[1]), RequestId(Uuid::new_v4()), department(2)).await.result.expect("created");
     assert!(knows(&servers[1], 1).await && knows(&servers[1], 2).await);
-    let token = token(&servers[1]).await;
+    let third = site.server(3).await;
     let address = servers[1].config.mesh_address;
-    servers[0].daemon.join(address, token, Names::default()).await.expect("joins again");
-    assert!(knows(&servers[0], 2).await);
+    let joined = third.daemon.join(address, token(&servers[1]).await, Names::default()).await;
+    joined.expect("the city key did not leave with the first");
+    assert!(knows(&third, 2).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,7 +45,8 @@ fn change(terminal: OwnedFd, how: impl FnOnce(&mut Termios)) -> std::io::Result<
     let before = tcgetattr(&terminal)?;
     let mut after = before.clone();
     how(&mut after);
-    tcsetattr(&terminal, OptionalActions::Flush, &after)?;
+    // What was typed already stays: somebody fast may have begun.
+    tcsetattr(&terminal, OptionalActions::Drain, &after)?;
     Ok(Restore { terminal, before })
 }
 

@@ -41,7 +41,7 @@ mod voters;
 
 use std::collections::BTreeSet;
 
-use scp_model::{Command, NodeId};
+use scp_model::{Command, NodeId, vm::Vm};
 use scp_state::State;
 
 use crate::board::Board;
@@ -64,9 +64,13 @@ pub const COMMANDS_MAX: usize = 1_024;
 /// is in doubt or changes in this round.
 pub fn plan(state: &State, view: &View) -> Vec<Command> {
     let suspected = view.suspicions.iter().map(|suspicion| suspicion.node).collect();
-    let round = Round { state, view, suspected };
-    let mut board = Board::new(state);
     let mut commands = health::health(state, view, COMMANDS_MAX / 4);
+    let rising = commands.iter().filter_map(|command| match command {
+        Command::MarkNodeUp(up) => Some(up.node),
+        _ => None,
+    });
+    let round = Round { state, view, suspected, rising: rising.collect() };
+    let mut board = Board::new(state);
     commands.extend(place::place(&round, &mut board, COMMANDS_MAX / 4 * 3 - commands.len()));
     let room = COMMANDS_MAX - commands.len();
     commands.extend(evacuate::evacuate(&round, &mut board, room));
@@ -80,12 +84,20 @@ pub(crate) struct Round<'a> {
     state: &'a State,
     view: &'a View,
     suspected: BTreeSet<NodeId>,
+    /// Declared up in this round: once it is, VMs wait for what it still has to remove.
+    rising: BTreeSet<NodeId>,
 }
 
 impl Round<'_> {
     /// Silent, though not declared down before this round: nothing new is put there.
     fn is_suspected(&self, node: NodeId) -> bool {
         self.suspected.contains(&node)
+    }
+
+    /// Whether a VM may be bound once this round's declarations are applied.
+    fn may_bind(&self, vm: &Vm) -> bool {
+        let rises = |node: NodeId| self.rising.contains(&node);
+        self.state.may_bind(vm) && !self.state.evictions_of(vm.id).any(|eviction| rises(eviction.node))
     }
 
     /// Heard again, though not declared up before this round: nothing is taken from there any more.

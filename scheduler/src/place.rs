@@ -6,7 +6,7 @@
 //! rebalancing of what runs: a VM's disk is local, so moving it costs its owner something.
 //!
 //! A VM that was evacuated from a node that is up waits until that node confirms the removal
-//! (`State::may_bind`): it never runs twice for the sake of a drain. A node that is silent gets nothing
+//! (`Round::may_bind`): it never runs twice for the sake of a drain. A node that is silent gets nothing
 //! while it is not clear whether it is down.
 
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ pub(crate) fn place<'a>(round: &Round<'a>, board: &mut Board<'a>, room: usize) -
             break;
         }
         let needs = (vm.spec.zone.as_ref(), vm.spec.resources);
-        if unfit.contains(&needs) || !state.may_bind(vm) {
+        if unfit.contains(&needs) || !round.may_bind(vm) {
             continue;
         }
         match board.best(vm, |node| round.is_suspected(node)) {

@@ -58,6 +58,6 @@ pub use join::{JoinError, JoinRefusal, JoinReply, JoinRequest, Stranger};
 pub use lane::Lane;
 pub use members::Members;
 pub use mesh::{Mesh, MeshConfig, Ports};
-pub use observe::{Observer, Verdict};
+pub use observe::Observer;
 pub use token::{JoinToken, TokenError};
 pub use transport::{Duplex, MeshError, Refusal, RefusalKind, Service, StreamHandler, Transport};

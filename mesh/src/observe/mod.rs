@@ -1,15 +1,15 @@
-//! Failure detection: each node is watched by a few others, and the leader asks them before it judges.
+//! Who has been silent for how long: each node is watched by a few others, and the leader asks them too.
 //!
 //! ```text
 //!   every node ──heartbeat, 150 ms──▶ its 3 to 5 observers, and the leader       (datagrams)
-//!   leader: silence(x) ≥ 2,400 ms ──SilenceAsk──▶ x's observers ──SilenceReport──▶ judge ─▶ Verdict
+//!   leader: x is silent ──SilenceAsk──▶ x's observers ──SilenceReport──▶ evidence for the scheduler
 //! ```
 //!
 //! Gossip would need 4 to 7 s at 200 members. Heartbeats are pushed: one small packet, no answer, nothing
 //! to time out at the sender.
 //!
 //! # Guarantees
-//! - Nobody decides alone: a verdict needs silence at the leader and at its observers ([`judge()`]).
+//! - Facts only: what silence means is the scheduler's to say, from the leader's and the observers' together.
 //! - Who was late itself discounts its own time (see `hearing`).
 //!
 //! # Caveats
@@ -20,7 +20,6 @@
 
 mod choose;
 mod hearing;
-mod judge;
 
 use std::{
     collections::BTreeSet,
@@ -39,23 +38,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::choose::{LARGE_CITY, OBSERVERS_LARGE, OBSERVERS_SMALL, Seat, observers_of};
 use self::hearing::Hearing;
-pub use self::{
-    choose::{LARGE_CITY, OBSERVERS_LARGE, OBSERVERS_SMALL, Seat, observers_of},
-    judge::{CityView, LONE_SILENCE_MS_MAX, OBSERVER_SILENCE_MS_MAX, SILENCE_MS_MAX, Verdict, judge},
-};
 use crate::{
     lane::Lane,
     transport::{Refusal, RefusalKind, Transport},
     wire::VERSION,
 };
 
-/// A node tells its observers and the leader that it lives, this often: 15 times within the threshold.
+/// A node tells its observers and the leader that it lives, this often: some 15 times within
+/// the silence that the scheduler calls death.
 pub const HEARTBEAT_MS: u64 = 150;
-
-/// How long the leader waits for observers: many times a round trip, and well within the 600 ms that are
-/// left between the threshold and the promise of 3 s.
-pub const ASK_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The most subjects of one question.
 pub const SUBJECTS_MAX: usize = 1_000;
@@ -153,17 +146,6 @@ impl Observer {
         let us = self.shared.transport.node();
         let observers = observers_of(subject, &watchlist.seats).into_iter().filter(|node| *node != us);
         join_all(observers.map(|observer| self.ask_one(observer, subject, timeout))).await
-    }
-
-    /// The leader's question as a whole: is this node dead?
-    pub async fn examine(&self, subject: NodeId, city: CityView) -> Verdict {
-        let Some(silence_ms) = self.silence(subject) else { return Verdict::Suspect };
-        if silence_ms < SILENCE_MS_MAX {
-            return Verdict::Alive;
-        }
-        let reports = self.ask(subject, ASK_TIMEOUT).await;
-        // Asked again: it may have spoken meanwhile, or we may have been late.
-        self.silence(subject).map_or(Verdict::Suspect, |silence_ms| judge(silence_ms, &reports, city))
     }
 
     async fn ask_one(&self, observer: NodeId, subject: NodeId, timeout: Duration) -> (NodeId, Option<u64>) {

@@ -38,6 +38,8 @@ struct Scpd {
     city: Mutex<Option<String>>,
     orders: Mutex<Vec<Value>>,
     looks: AtomicUsize,
+    /// Whether it is of a release whose nodes look differently.
+    strange: bool,
 }
 
 impl Scpd {
@@ -78,6 +80,7 @@ impl Scpd {
     fn node(&self) -> Response {
         match self.looks.fetch_add(1, Ordering::SeqCst) {
             0 => problem(404, "not_found", "node 00000000000000a2 does not exist", "scpctl node list"),
+            1 if self.strange => Json(json!({ "nodes": "of another release" })).into_response(),
             1 => Json(node("subscriber")).into_response(),
             _ => Json(node("learner")).into_response(),
         }
@@ -112,6 +115,7 @@ fn node(role: &str) -> Value {
         "role": role, "schedulable": true, "draining": false, "mesh_address": "127.0.0.1:7443",
         "api_address": "127.0.0.1:8443", "software": "0.1.0", "protocol": 1, "compute": "tcg",
         "capacity": resources(), "reserved": resources(), "offered": resources(),
+        "overcommit": { "vcpus_percent": 400, "memory_percent": 100, "disk_percent": 100 },
         "allocated": resources(), "free": resources(), "vms": 0, "orphans": [], "public_key": "",
         "joined_at": "2026-11-24T03:00:00.000Z",
     })
@@ -119,7 +123,7 @@ fn node(role: &str) -> Value {
 
 fn status() -> Value {
     json!({
-        "sentence": "Running, NOT highly available (1 of 3). Add two servers.", "health": "healthy",
+        "sentence": "Running, NOT highly available (1 of 3). Add two servers.", "health": "not_highly_available",
         "city": "lisboa", "country": "PT", "answered_by": "00000000000000a1", "software": "0.1.0",
         "leader": "00000000000000a1", "term": 1, "applied_index": 1, "voters": 1, "survives": 0,
         "nodes_total": 1, "nodes_up": 1, "nodes": [], "warnings": [],
@@ -204,6 +208,17 @@ fn join_returns_when_the_node_has_caught_up() {
     let order = scpd.orders.lock().unwrap().pop().unwrap();
     assert_eq!(order["node_name"], "n2");
     assert_eq!(place.run("context list --output json").ok().json()[0]["name"], "lisboa");
+}
+
+#[test]
+fn a_node_that_cannot_be_understood_is_told_at_once_with_what_it_said() {
+    let (place, scpd) = (Place::new(), Arc::new(Scpd { strange: true, ..Scpd::default() }));
+    scpd.serve(&place);
+    let told = place.over_socket("join 127.0.0.1:7443 the-token").failed(1);
+    assert_eq!(scpd.looks.load(Ordering::SeqCst), 2, "it did not look again: {told:#?}");
+    assert!(told.err.contains("missing field `id`") && told.err.contains("of another release"), "{told:#?}");
+    assert!(told.err.contains("n2 has joined lisboa all the same"), "{told:#?}");
+    assert!(told.err.contains("of different releases"), "{told:#?}");
 }
 
 #[test]

@@ -15,9 +15,9 @@ use crate::{
     v1::{
         ConsoleLogQuery, Department, DepartmentCreate, EventList, EventQuery, Explanation, Flavor,
         FlavorCreate, GrantSet, Image, JoinToken, JoinTokenCreate, JoinTokenCreated, Keypair, KeypairCreate,
-        List, ListQuery, Node, NodeRemoveQuery, OneQuery, PasswordSet, Project, ProjectCreate, ProjectRole,
-        QuotaSet, QuotaUsage, Status, Token, TokenRequest, User, UserCreate, UserUpdate, Vm, VmCreate,
-        VmStats, Whoami,
+        List, ListQuery, Node, NodeRemoveQuery, OneQuery, Overcommit, PasswordSet, Project, ProjectCreate,
+        ProjectRole, QuotaSet, QuotaUsage, Status, Token, TokenRequest, User, UserCreate, UserUpdate, Vm,
+        VmCreate, VmStats, Whoami,
     },
 };
 
@@ -72,6 +72,18 @@ impl Client {
 
     pub async fn openapi(&self) -> Result<serde_json::Value> {
         self.get(&["v1", "openapi.json"]).await
+    }
+}
+
+/// What the city promises beyond what it has.
+impl Client {
+    pub async fn get_overcommit(&self) -> Result<Overcommit> {
+        self.get(&["v1", "overcommit"]).await
+    }
+
+    /// Sets all three ratios.
+    pub async fn set_overcommit(&self, overcommit: &Overcommit) -> Result<Overcommit> {
+        self.json(Call::new(Method::PUT, &["v1", "overcommit"]).body(overcommit)).await
     }
 }
 

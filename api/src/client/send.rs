@@ -114,11 +114,23 @@ enum Attempt {
     Lost(String),
 }
 
+/// Of an answer that cannot be understood, what is told.
+const TOLD_CHARACTERS: usize = 120;
+
+/// An answer's JSON; otherwise what is wrong with it, and how it begins.
+pub(super) fn understood<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body).map_err(|error| {
+        let text = String::from_utf8_lossy(body);
+        let begins: String = text.chars().take(TOLD_CHARACTERS).collect();
+        ClientError::BadAnswer { why: format!("{error}; it begins with {begins:?}") }
+    })
+}
+
 impl Client {
     /// Sends the call and reads its answer as JSON.
     pub(super) async fn json<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T> {
         let body = self.bytes(call).await?;
-        serde_json::from_slice(&body).map_err(|error| ClientError::BadAnswer { why: error.to_string() })
+        understood(&body)
     }
 
     /// Sends the call and reads its answer, whatever it is.

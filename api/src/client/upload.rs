@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Client, ClientError, Result,
-    send::{Backoff, pairs},
+    send::{Backoff, pairs, understood},
 };
 use crate::v1::{self, Image, ImageUpload};
 
@@ -96,6 +96,6 @@ impl Client {
         let answer = self.stream(request, &address).await?;
         let lost = |error: reqwest::Error| ClientError::Lost { why: error.to_string(), request: Some(key) };
         let body = answer.bytes().await.map_err(lost)?;
-        serde_json::from_slice(&body).map_err(|error| ClientError::BadAnswer { why: error.to_string() })
+        understood(&body)
     }
 }

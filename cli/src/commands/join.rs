@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use scp_api::{
-    client::Client,
+    client::{Client, ClientError},
     local::{LocalJoin, LocalJoined},
     v1,
 };
@@ -96,6 +96,15 @@ async fn caught_up(app: &App, joined: &LocalJoined) -> Result<()> {
                 }
             }
             Ok(_) => {}
+            // Asked again, it would say the same.
+            Err(error @ ClientError::BadAnswer { .. }) => {
+                spinner.finish_and_clear();
+                let mut error = CliError::from(error);
+                error.why.push(format!("{} has joined {} all the same", joined.node_name, joined.city));
+                return Err(error.remedy(
+                    "scpctl and scpd are of different releases: install the same, then see scpctl node list",
+                ));
+            }
             Err(error) => last = Some(CliError::from(error)),
         }
         if Instant::now() >= deadline {

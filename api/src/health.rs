@@ -9,6 +9,8 @@
 //! otherwise ────────────────▶ Healthy
 //! ```
 
+use crate::v1::Health;
+
 /// From this many voters on the city survives the loss of any one.
 pub const VOTERS_MIN: usize = 3;
 
@@ -35,19 +37,6 @@ pub struct NodeFacts {
     pub down_ms: Option<u64>,
 }
 
-/// How well a city is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Grade {
-    Healthy,
-    /// Something needs a look that does not hinder anybody yet.
-    Warned,
-    /// Works, and dies with its only server (or stops when either of two does).
-    NotHighlyAvailable,
-    Degraded,
-    /// No changes are possible. What runs goes on.
-    Unavailable,
-}
-
 impl Facts {
     fn voters(&self) -> usize {
         self.nodes.iter().filter(|node| node.voter).count()
@@ -70,41 +59,41 @@ impl Facts {
         self.nodes.iter().filter_map(|node| Some((node.name.as_str(), node.down_ms?)))
     }
 
-    pub fn grade(&self) -> Grade {
+    pub fn health(&self) -> Health {
         if !self.has_leader || self.voters_up() < self.quorum() {
-            Grade::Unavailable
+            Health::Unavailable
         } else if self.down().next().is_some() || self.vms_waiting > 0 || self.vms_crashed > 0 {
-            Grade::Degraded
+            Health::Degraded
         } else if self.voters() < VOTERS_MIN {
-            Grade::NotHighlyAvailable
+            Health::NotHighlyAvailable
         } else if self.warnings > 0 {
-            Grade::Warned
+            Health::Warned
         } else {
-            Grade::Healthy
+            Health::Healthy
         }
     }
 }
 
 /// The sentence.
 pub fn sentence(facts: &Facts) -> String {
-    match facts.grade() {
-        Grade::Healthy => format!("Healthy. {}. {}.", survival(facts), members(facts)),
-        Grade::Warned => {
+    match facts.health() {
+        Health::Healthy => format!("Healthy. {}. {}.", survival(facts), members(facts)),
+        Health::Warned => {
             let warnings = count(facts.warnings, "warning");
             format!("Works, with {warnings}. {}. {}.", survival(facts), members(facts))
         }
         // Enough servers: they become voters by themselves within seconds.
-        Grade::NotHighlyAvailable if facts.nodes.len() >= VOTERS_MIN => format!(
+        Health::NotHighlyAvailable if facts.nodes.len() >= VOTERS_MIN => format!(
             "Running, not highly available yet ({} of {VOTERS_MIN} voters): the other nodes are catching up.",
             facts.voters()
         ),
-        Grade::NotHighlyAvailable => {
+        Health::NotHighlyAvailable => {
             let has = facts.nodes.len();
             let servers = if has + 1 == VOTERS_MIN { "one server" } else { "two servers" };
             format!("Running, NOT highly available ({has} of {VOTERS_MIN}). Add {servers}.")
         }
-        Grade::Degraded => format!("Degraded: {}. {}.", troubles(facts), survival(facts)),
-        Grade::Unavailable => unavailable(facts),
+        Health::Degraded => format!("Degraded: {}. {}.", troubles(facts), survival(facts)),
+        Health::Unavailable => unavailable(facts),
     }
 }
 

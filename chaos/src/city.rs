@@ -238,7 +238,7 @@ impl City {
                 Err(error) => return Some(format!("{error:#}")),
             };
             let members = self.members.len() as u64;
-            if status.leader.is_none() || status.health == v1::Health::NoQuorum {
+            if status.leader.is_none() || status.health == v1::Health::Unavailable {
                 return Some(format!("{name} says: {}", status.sentence));
             }
             // No server here runs VMs, and that is as it was asked.

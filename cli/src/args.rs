@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     commands::{
         completions, context, department, events, explain, flavor, image, init, join, keypair, leave, login,
-        node, project, status, token, user, vm,
+        node, overcommit, project, status, token, user, vm,
     },
     output::Format,
 };
@@ -27,6 +27,7 @@ The city:
   status       How the city is, in one sentence and then in detail
   node         Servers: list, cordon, drain, remove
   token        Join tokens for further servers
+  overcommit   How much more than there is may be promised to VMs
   events       What happened, or is happening
   explain      Why a VM is where it is, or waits
 
@@ -124,6 +125,8 @@ pub enum Command {
     Node(node::Command),
     #[command(subcommand, visible_alias = "tokens")]
     Token(token::Command),
+    #[command(subcommand)]
+    Overcommit(overcommit::Command),
     Events(events::Args),
     #[command(visible_alias = "why")]
     Explain(explain::Args),

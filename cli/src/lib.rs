@@ -39,7 +39,7 @@ use crate::{
     args::{Cli, Command},
     commands::{
         completions, context, department, events, explain, flavor, image, init, join, keypair, leave, login,
-        node, project, status, token, user, vm,
+        node, overcommit, project, status, token, user, vm,
     },
     error::{CliError, Result},
     output::Format,
@@ -75,6 +75,7 @@ async fn run(command: Command, app: &App) -> Result<()> {
         Command::Status(args) => status::run(&args, app).await,
         Command::Node(command) => node::run(&command, app).await,
         Command::Token(command) => token::run(&command, app).await,
+        Command::Overcommit(command) => overcommit::run(&command, app).await,
         Command::Events(args) => events::run(&args, app).await,
         Command::Explain(args) => explain::run(&args, app).await,
         Command::Vm(command) => vm::run(&command, app).await,

@@ -36,6 +36,12 @@ pub fn seconds(text: &str) -> Result<u64, String> {
     number.checked_mul(scale).filter(|seconds| *seconds > 0).ok_or_else(teach)
 }
 
+/// Percent from `150` or `150%`.
+pub fn percent(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim_end();
+    number.parse().map_err(|_| format!("{text:?} is not a percentage: write for example 150 or 150%"))
+}
+
 fn split(text: &str) -> (&str, &str) {
     let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(at);
@@ -57,6 +63,12 @@ mod tests {
             ("1.5TiB", 1_572_864),
         ] {
             assert_eq!(mib(text), Ok(expected), "{text}");
+        }
+        for (text, expected) in [("150", 150), ("150%", 150), ("150 %", 150)] {
+            assert_eq!(percent(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "%", "-1", "1.5", "1.5x", "150%%", "4294967296"] {
+            assert!(percent(bad).is_err(), "{bad}");
         }
         for bad in [
             "",

@@ -40,6 +40,10 @@ pub fn vm(name: &str, phase: v1::VmPhase) -> v1::Vm {
     }
 }
 
+pub fn overcommit() -> v1::Overcommit {
+    v1::Overcommit { vcpus_percent: 400, memory_percent: 100, disk_percent: 100 }
+}
+
 pub fn node(name: &str) -> v1::Node {
     let resources = v1::Resources { vcpus: 8, memory_mib: 16 << 10, disk_mib: 100 << 10 };
     v1::Node {
@@ -60,6 +64,7 @@ pub fn node(name: &str) -> v1::Node {
         compute_reason: None,
         capacity: resources,
         reserved: v1::Resources { vcpus: 0, memory_mib: 1024, disk_mib: 0 },
+        overcommit: overcommit(),
         offered: resources,
         allocated: v1::Resources::default(),
         free: resources,

@@ -73,7 +73,7 @@ macro_rules! actions {
 
 actions! {
     StatusRead, MetricsRead, CityEventRead,
-    NodeRead, NodeManage, JoinTokenManage,
+    NodeRead, NodeManage, OvercommitManage, JoinTokenManage,
     DepartmentRead, DepartmentManage, ProjectRead, ProjectManage,
     UserRead, UserManage, PasswordSet, TokensRevoke, GrantManage,
     FlavorRead, FlavorManage,
@@ -120,7 +120,9 @@ const fn rule(action: Action) -> Rule {
         Action::NodeManage | Action::JoinTokenManage | Action::FlavorManage | Action::ImagePublish => {
             city(&[Admin, Operator])
         }
-        Action::DepartmentManage | Action::ProjectManage | Action::UserManage => city(&[Admin]),
+        Action::OvercommitManage | Action::DepartmentManage | Action::ProjectManage | Action::UserManage => {
+            city(&[Admin])
+        }
         Action::UserRead => Rule { everyone: false, own: true, city: &[Admin, Auditor], project: None },
         Action::PasswordSet | Action::TokensRevoke => {
             Rule { everyone: false, own: true, city: &[Admin], project: None }
@@ -186,6 +188,7 @@ mod tests {
         CityEventRead     x x x  . . .  .
         NodeRead          x x x  . . .  .
         NodeManage        x x .  . . .  .
+        OvercommitManage  x . .  . . .  .
         JoinTokenManage   x x .  . . .  .
         DepartmentRead    x x x  x x x  x
         DepartmentManage  x . .  . . .  .

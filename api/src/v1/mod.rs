@@ -12,6 +12,7 @@ pub mod flavor;
 pub mod image;
 pub mod keypair;
 pub mod node;
+pub mod overcommit;
 pub mod problem;
 pub mod status;
 pub mod tenancy;
@@ -24,8 +25,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 pub use self::{
-    event::*, flavor::*, image::*, keypair::*, node::*, problem::*, status::*, tenancy::*, time::Time,
-    token::*, user::*, vm::*,
+    event::*, flavor::*, image::*, keypair::*, node::*, overcommit::*, problem::*, status::*, tenancy::*,
+    time::Time, token::*, user::*, vm::*,
 };
 
 /// Page length when none is asked for.

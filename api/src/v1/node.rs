@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Consistency, Resources, Time};
+use super::{Consistency, Overcommit, Resources, Time};
 
 /// How long a join token is good for when nothing else is asked.
 pub const JOIN_TOKEN_LIFETIME_S_DEFAULT: u64 = 3600;
@@ -68,6 +68,8 @@ pub struct Node {
     pub capacity: Resources,
     /// Kept for the server and the platform.
     pub reserved: Resources,
+    /// How much more than it has is promised; the same on every node.
+    pub overcommit: Overcommit,
     /// What may be promised in all, after reserve and overcommit.
     pub offered: Resources,
     pub allocated: Resources,

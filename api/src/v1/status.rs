@@ -3,22 +3,27 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{NodePhase, NodeRole, Resources, Time};
+use super::{NodePhase, NodeRole, Overcommit, Resources, Time};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// How well a city is, in the order of gravity. The sentence begins with the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// Everything is as it should be.
+    /// `Healthy.` Everything is as it should be.
     Healthy,
-    /// Works; something needs a look.
+    /// `Works, with 1 warning.` Something needs a look that does not hinder anybody yet.
+    Warned,
+    /// `Running, NOT highly available.` Works, and stops when a server does: fewer than three voters.
+    NotHighlyAvailable,
+    /// `Degraded:` A node is down, or VMs wait or have crashed.
     Degraded,
-    /// Cannot agree: what runs goes on, nothing can be changed.
-    NoQuorum,
+    /// `Unavailable:` Cannot agree. What runs goes on, nothing can be changed.
+    Unavailable,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
-    /// `Healthy. Survives any 1 node. 3 nodes, 3 voters.`
+    /// `Healthy. Survives any 1 node. 3 nodes, 3 voters.` For people; programs match on `health`.
     pub sentence: String,
     pub health: Health,
     pub city: String,
@@ -42,6 +47,9 @@ pub struct Status {
     pub vms: VmCounts,
     pub offered: Resources,
     pub allocated: Resources,
+    /// How much more than there is `offered` promises; absent for who may not see nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overcommit: Option<Overcommit>,
     /// Time of the last change.
     pub time: Time,
 }

@@ -68,6 +68,7 @@ pub struct TestCluster {
     pub proposals: AtomicU64,
     pub images: Mutex<BTreeMap<ImageId, Bytes>>,
     pub quorum: Mutex<bool>,
+    voters: Mutex<Vec<NodeId>>,
 }
 
 impl TestCluster {
@@ -84,11 +85,16 @@ impl TestCluster {
             proposals: AtomicU64::new(0),
             images: Mutex::default(),
             quorum: Mutex::new(true),
+            voters: Mutex::new(vec![node]),
         }
     }
 
     pub fn fail_next(&self, fault: Fault) {
         *self.fault.lock().expect("no panic") = Some(fault);
+    }
+
+    pub fn set_voters(&self, voters: Vec<NodeId>) {
+        *self.voters.lock().expect("no panic") = voters;
     }
 
     pub fn set_quorum(&self, there: bool) {
@@ -176,7 +182,8 @@ impl Cluster for TestCluster {
         let quorum = *self.quorum.lock().expect("no panic");
         let applied = *self.applied.borrow();
         let leader = quorum.then_some(self.node);
-        Agreement { leader, term: 3, applied, voters: vec![self.node], learners: Vec::new() }
+        let voters = self.voters.lock().expect("no panic").clone();
+        Agreement { leader, term: 3, applied, voters, learners: Vec::new() }
     }
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {

@@ -18,11 +18,12 @@ async fn a_city_of_one_server_says_what_it_lacks_in_a_sentence() {
     assert_eq!(status["sentence"], "Running, NOT highly available (1 of 3). Add two servers.");
     assert_eq!(
         (&status["health"], &status["city"], &status["warnings"]),
-        (&json!("healthy"), &json!("porto"), &json!([]))
+        (&json!("not_highly_available"), &json!("porto"), &json!([]))
     );
     assert_eq!(status["nodes"][0]["role"], "leader");
     let tenant = city.get("reader", "/v1/status").await.ok();
     assert_eq!((&tenant["sentence"], &tenant["nodes"]), (&status["sentence"], &json!([])));
+    assert_eq!((&status["overcommit"]["vcpus_percent"], &tenant["overcommit"]), (&json!(400), &json!(null)));
 }
 
 #[tokio::test]
@@ -56,7 +57,7 @@ async fn compute_that_is_wanted_off_is_no_warning_and_compute_that_failed_is_one
     let memory = json!(15 << 10);
     becomes(Compute::Off);
     let status = city.get("operator", "/v1/status").await.ok();
-    assert_eq!((&status["health"], &status["warnings"]), (&json!("healthy"), &json!([])));
+    assert_eq!((&status["health"], &status["warnings"]), (&json!("not_highly_available"), &json!([])));
     assert_eq!(status["offered"]["memory_mib"], memory, "only the first runs VMs");
     let shown = city.get("operator", "/v1/nodes/second").await.ok();
     assert_eq!(shown["compute"], "off");
@@ -64,10 +65,7 @@ async fn compute_that_is_wanted_off_is_no_warning_and_compute_that_failed_is_one
 
     becomes(Compute::None { reason: "libvirtd does not answer".into() });
     let status = city.get("operator", "/v1/status").await.ok();
-    assert_eq!(
-        (&status["warnings"][0]["code"], &status["health"]),
-        (&json!("no_compute"), &json!("degraded"))
-    );
+    assert_eq!(status["warnings"][0]["code"], "no_compute");
 }
 
 #[tokio::test]
@@ -77,9 +75,58 @@ async fn without_a_quorum_the_status_is_still_told_and_says_so() {
     let reply = city.get("admin", "/v1/status").await;
     assert_eq!(reply.headers["x-scp-age-ms"], "7000");
     let status = reply.ok();
-    assert_eq!((&status["health"], &status["leader"]), (&json!("no_quorum"), &json!(null)));
+    assert_eq!((&status["health"], &status["leader"]), (&json!("unavailable"), &json!(null)));
     assert!(status["sentence"].as_str().expect("text").starts_with("Unavailable"), "{}", status["sentence"]);
     assert_eq!(status["warnings"][0]["code"], "no_quorum");
+}
+
+#[tokio::test]
+async fn the_word_for_programs_and_the_sentence_for_people_say_the_same() {
+    let city = City::new().await;
+    let second = city.add_node("second");
+    let third = city.add_node("third");
+    city.cluster.set_voters(vec![scp_api::cluster::Cluster::node(&*city.cluster), second, third]);
+    let seen = async || {
+        let status = city.get("operator", "/v1/status").await.ok();
+        let sentence = status["sentence"].as_str().expect("text").to_owned();
+        (status["health"].as_str().expect("text").to_owned(), sentence)
+    };
+    let begins = |(health, sentence): (String, String), word: &str, beginning: &str| {
+        assert!(health == word && sentence.starts_with(beginning), "{health}: {sentence}");
+    };
+    begins(seen().await, "healthy", "Healthy. Survives any 1 node.");
+    let compute = Compute::None { reason: "libvirtd does not answer".into() };
+    let profile = NodeProfile { compute, ..profile("second") };
+    city.cluster.must(Command::UpdateNode(Box::new(UpdateNode { node: second, profile })));
+    begins(seen().await, "warned", "Works, with 1 warning.");
+    let evidence = Evidence { leader_silence_ms: 2500, observers: [(second, Some(2400))].into() };
+    city.cluster.must(Command::MarkNodeDown(MarkNodeDown { node: third, evidence }));
+    begins(seen().await, "degraded", "Degraded: third is down");
+    city.cluster.set_quorum(false);
+    begins(seen().await, "unavailable", "Unavailable: ");
+    city.cluster.set_quorum(true);
+    city.cluster.set_voters(vec![scp_api::cluster::Cluster::node(&*city.cluster)]);
+    city.cluster.must(Command::MarkNodeUp(scp_model::command::MarkNodeUp { node: third }));
+    begins(seen().await, "not_highly_available", "Running, not highly available yet");
+}
+
+#[tokio::test]
+async fn what_the_city_promises_beyond_what_it_has_is_set_as_a_whole_and_shown_with_the_capacity() {
+    let city = City::new().await;
+    let before = city.get("operator", "/v1/overcommit").await.ok();
+    assert_eq!(before, json!({ "vcpus_percent": 400, "memory_percent": 100, "disk_percent": 100 }));
+    let ratios = json!({ "vcpus_percent": 200, "memory_percent": 150, "disk_percent": 100 });
+    assert_eq!(city.put("admin", "/v1/overcommit", ratios.clone()).await.ok(), ratios);
+    let node = city.get("operator", "/v1/nodes/n1").await.ok();
+    assert_eq!((&node["overcommit"], &node["offered"]["vcpus"]), (&ratios, &json!(14)));
+    assert_eq!(city.get("operator", "/v1/status").await.ok()["overcommit"], ratios);
+    let events = city.get("auditor", "/v1/events?subject_kind=city&newest=true&limit=1").await.ok();
+    assert_eq!(events["items"][0]["kind"], "settings_changed");
+    let absurd = json!({ "vcpus_percent": 99, "memory_percent": 4_294_967_295_u32, "disk_percent": 3201 });
+    let all = ["vcpus_percent", "memory_percent", "disk_percent"];
+    assert_eq!(city.put("admin", "/v1/overcommit", absurd).await.invalid(), all);
+    city.put("admin", "/v1/overcommit", json!({ "vcpus_percent": 200 })).await.problem("invalid");
+    assert_eq!(city.get("operator", "/v1/overcommit").await.ok(), ratios, "nothing was changed");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ pub mod keypair;
 pub mod leave;
 pub mod login;
 pub mod node;
+pub mod overcommit;
 pub mod project;
 pub mod status;
 pub mod token;

@@ -4,6 +4,7 @@ use scp_api::{client::Client, v1};
 
 use crate::{
     app::App,
+    commands::overcommit::ratios,
     error::Result,
     output::{count, duration_ms, fields, mib, table},
     terminal, wait,
@@ -186,7 +187,7 @@ pub fn show(node: &v1::Node) -> String {
         ("VMs", node.vms.to_string()),
         ("capacity", resources(&node.capacity)),
         ("reserved", resources(&node.reserved)),
-        ("offered", resources(&node.offered)),
+        ("offered", format!("{} (overcommit: {})", resources(&node.offered), ratios(&node.overcommit))),
         ("allocated", resources(&node.allocated)),
         ("free", resources(&node.free)),
         ("API", node.api_address.clone()),

@@ -7,7 +7,7 @@ use scp_api::{
 
 use crate::{
     app::App,
-    commands::node,
+    commands::{node, overcommit},
     error::{CliError, Exit, Result},
     output::{clean, mib, table},
 };
@@ -33,7 +33,7 @@ pub async fn run(_: &Args, app: &App) -> Result<()> {
 async fn ask(app: &App, client: &Client) -> Result<(v1::Status, Client)> {
     match client.status().await {
         // The node answered from what it has; the rest of what is asked must not wait for a majority.
-        Ok(status) if status.health == v1::Health::NoQuorum => {
+        Ok(status) if status.health == v1::Health::Unavailable => {
             Ok((status, client.clone().with_consistency(v1::Consistency::Stale)))
         }
         Ok(status) => Ok((status, client.clone())),
@@ -71,7 +71,7 @@ pub fn render(status: &v1::Status, nodes: &[v1::Node]) -> String {
     }
     let leader = status.leader.as_ref().map(|id| name_of(status, id)).unwrap_or("none".into());
     text.push_str(&clean(&format!(
-        "City {} ({}), leader {leader}, term {}, index {}. VMs: {}. Memory: {} of {} promised.\n",
+        "City {} ({}), leader {leader}, term {}, index {}. VMs: {}. Memory: {} of {} promised{}.\n",
         status.city,
         status.country,
         status.term,
@@ -79,6 +79,7 @@ pub fn render(status: &v1::Status, nodes: &[v1::Node]) -> String {
         parts.join(", "),
         mib(status.allocated.memory_mib),
         mib(status.offered.memory_mib),
+        overcommitted(status.overcommit.as_ref()),
     )));
     if !nodes.is_empty() {
         text.push('\n');
@@ -102,6 +103,14 @@ pub fn render(status: &v1::Status, nodes: &[v1::Node]) -> String {
         text.push_str(&clean(&format!("Why {0} is down: scpctl node explain {0}\n", node.name)));
     }
     text
+}
+
+/// The ratios, for who may see them.
+fn overcommitted(ratios: Option<&v1::Overcommit>) -> String {
+    match ratios {
+        Some(ratios) => format!("; overcommit: {}", overcommit::ratios(ratios)),
+        None => String::new(),
+    }
 }
 
 fn name_of(status: &v1::Status, id: &str) -> String {
@@ -163,6 +172,7 @@ mod tests {
             vms: v1::VmCounts { running: 4, pending: 1, ..v1::VmCounts::default() },
             offered: v1::Resources { vcpus: 8, memory_mib: 4096, disk_mib: 0 },
             allocated: v1::Resources { vcpus: 1, memory_mib: 1024, disk_mib: 0 },
+            overcommit: Some(testing::overcommit()),
             time: v1::Time(scp_model::Timestamp(1_764_000_012_000)),
         }
     }
@@ -173,7 +183,7 @@ mod tests {
             render(&example(), &[]),
             "Degraded: n2 is down since 12 s, 1 VM waiting.\n\
              \n\
-             City lisboa (PT), leader n1, term 3, index 120. VMs: 4 running, 1 on the way. Memory: 1 GiB of 4 GiB promised.\n\
+             City lisboa (PT), leader n1, term 3, index 120. VMs: 4 running, 1 on the way. Memory: 1 GiB of 4 GiB promised; overcommit: vCPUs 400 %, memory 100 %, disk 100 %.\n\
              \n\
              NAME  ZONE    STATE  ROLE    VMS  API ADDRESS\n\
              n1    rack-1  up     leader  2    10.0.0.1:8443\n\

@@ -9,6 +9,7 @@ mod image;
 mod keypair;
 pub(crate) mod metrics;
 mod node;
+mod overcommit;
 mod project;
 mod status;
 mod user;
@@ -27,6 +28,7 @@ fn city() -> OpenApiRouter<Server> {
         .routes(routes!(access::login))
         .routes(routes!(access::whoami))
         .routes(routes!(status::show))
+        .routes(routes!(overcommit::show_overcommit, overcommit::set_overcommit))
         .routes(routes!(event::list))
         .routes(routes!(event::watch))
         .routes(routes!(node::list))

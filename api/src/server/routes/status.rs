@@ -41,6 +41,7 @@ pub(crate) async fn show(State(server): State<Server>, mut parts: Parts) -> Answ
         status.vms = v1::VmCounts::default();
         status.offered = v1::Resources::default();
         status.allocated = v1::Resources::default();
+        status.overcommit = None;
     }
     let answer = call.ok(&status)?;
     debug_assert!(answer.headers().contains_key(AGE_MS), "an answer says how old it is");

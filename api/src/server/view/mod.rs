@@ -18,6 +18,11 @@ pub(crate) use self::{
 };
 use crate::v1;
 
+pub(crate) fn overcommit(from: scp_model::units::Overcommit) -> v1::Overcommit {
+    let scp_model::units::Overcommit { vcpus_percent, memory_percent, disk_percent } = from;
+    v1::Overcommit { vcpus_percent, memory_percent, disk_percent }
+}
+
 pub(crate) fn resources(from: scp_model::Resources) -> v1::Resources {
     let scp_model::Resources { vcpus, memory_mib, disk_mib } = from;
     v1::Resources { vcpus, memory_mib, disk_mib }

@@ -4,7 +4,7 @@ use scp_model::node::{Compute, Liveness, Node};
 use scp_model::tenancy::JoinToken;
 use scp_state::State;
 
-use super::resources;
+use super::{overcommit, resources};
 use crate::{cluster::Agreement, v1};
 
 pub(crate) fn phase(node: &Node) -> v1::NodePhase {
@@ -67,6 +67,7 @@ pub(crate) fn node(state: &State, agreement: &Agreement, node: &Node) -> v1::Nod
         compute_reason,
         capacity: resources(profile.capacity),
         reserved: resources(profile.reserved),
+        overcommit: overcommit(state.overcommit),
         offered: resources(state.offered(node)),
         allocated: resources(state.allocated.get(&node.id).copied().unwrap_or_default()),
         free: resources(state.free(node)),

@@ -8,7 +8,7 @@ use scp_model::{
 };
 use scp_state::State;
 
-use super::{node, resources};
+use super::{node, overcommit, resources};
 use crate::{
     cluster::Agreement,
     health::{self, Facts, NodeFacts},
@@ -46,18 +46,14 @@ pub(crate) fn status(state: &State, agreement: &Agreement, quorum: Quorum, seen:
     let voters_up = agreement.voters.iter().filter(up).count() as u64;
     let survives = voters_up.saturating_sub(voters / 2 + 1);
     let warnings = warnings(state, agreement, quorum);
-    let health = match (quorum, warnings.is_empty()) {
-        (Quorum::Missed, _) => v1::Health::NoQuorum,
-        (Quorum::Reached, true) => v1::Health::Healthy,
-        (Quorum::Reached, false) => v1::Health::Degraded,
-    };
+    let facts = facts(state, (agreement, quorum), seen, warnings.len());
     let sum = |of: &dyn Fn(&Node) -> Resources| {
         state.nodes.values().map(of).fold(Resources::default(), Resources::plus)
     };
     let city = state.city.as_ref();
     v1::Status {
-        sentence: health::sentence(&facts(state, (agreement, quorum), seen, warnings.len())),
-        health,
+        sentence: health::sentence(&facts),
+        health: facts.health(),
         city: city.map(|city| city.name.to_string()).unwrap_or_default(),
         country: city.map(|city| city.country.to_string()).unwrap_or_default(),
         answered_by: seen.by.to_string(),
@@ -76,6 +72,7 @@ pub(crate) fn status(state: &State, agreement: &Agreement, quorum: Quorum, seen:
             if node.profile.compute.runs_vms() { state.offered(node) } else { Resources::default() }
         })),
         allocated: resources(sum(&|node| state.allocated.get(&node.id).copied().unwrap_or_default())),
+        overcommit: Some(overcommit(state.overcommit)),
         time: state.time.into(),
     }
 }

@@ -1,7 +1,7 @@
 //! Admitting a stranger with a join token: the state decides, a voter issues the certificate.
 //!
 //! ```text
-//!   stranger ─▶ any node ─▶ has the city key? ─no─▶ the same question to a voter
+//!   stranger ─▶ any node ─▶ has the city key? ─no─▶ the same question to one that has
 //!                               │yes
 //!                               ▼
 //!           agreement has let go of its last membership, if it had one
@@ -11,7 +11,7 @@
 //! A crash between the two leaves an admitted node without a certificate; it repeats its join with the
 //! same token and gets one.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use scp_api::cluster::ClusterError;
 use scp_mesh::{JoinRefusal, JoinReply, JoinRequest, Lane, Stranger, join::Peer, token::JoinSecret};
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::{
     issuer::Issuer,
     proposer::{PROPOSE_TIMEOUT, Proposer},
+    removal,
     wire::{self, Admission, Ask},
 };
 
@@ -34,6 +35,13 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(PROPOSE_TIMEOUT.as_secs() 
 /// The group changes within a second of a removal. Well within the join's own patience.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(8);
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
+
+/// A question to each of them takes two seconds at most, and the join waits for the answer.
+const HOLDERS_ASKED_MAX: usize = 8;
+
+const NO_KEY: &str = "none of its nodes that can be reached holds the city key, without which no certificate is \
+                      issued. An operator brings back the nodes that are down (scpctl node list), or puts back \
+                      the file identity/city.key in the data directory of one";
 
 /// Admits strangers, or has a voter do it.
 pub struct Admitter {
@@ -52,6 +60,10 @@ impl Admitter {
 
     /// Decides here.
     pub async fn admit(&self, stranger: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+        // Before anything is changed: an admission without a certificate would use the token up.
+        if !self.issuer.has_key() {
+            return Err(JoinRefusal::Unavailable { why: NO_KEY.into() });
+        }
         self.released(stranger.node()).await?;
         let state = self.proposer.published.state();
         let profile = located(&state, request.profile)?;
@@ -100,11 +112,28 @@ impl Admitter {
         }
     }
 
-    async fn forward(&self, stranger: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+    /// Another node that can issue a certificate: the leader rather than a voter, a voter rather than one
+    /// that voted until a moment ago.
+    async fn holder(&self) -> Result<NodeId, JoinRefusal> {
         let status = self.proposer.raft.status().borrow().clone();
-        let Some(leader) = status.leader.filter(|leader| *leader != self.proposer.me()) else {
-            return Err(JoinRefusal::Unavailable { why: "no leader is known".into() });
+        let state = self.proposer.published.state();
+        let others = state.nodes_up().map(|node| node.id).filter(|id| !status.voters.contains(id));
+        let known = status.leader.into_iter().chain(status.voters.iter().copied()).chain(others);
+        let mut asked = BTreeSet::from([self.proposer.me()]);
+        for node in known.take(HOLDERS_ASKED_MAX) {
+            if asked.insert(node) && removal::holds_key(&self.proposer, &self.issuer, node).await {
+                return Ok(node);
+            }
+        }
+        let why = match status.leader {
+            None => "it has no leader: an election is under way, or a majority of its voters is out of reach",
+            Some(_) => NO_KEY,
         };
+        Err(JoinRefusal::Unavailable { why: why.into() })
+    }
+
+    async fn forward(&self, stranger: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+        let holder = self.holder().await?;
         let ask = Ask::Admit(Box::new(Admission {
             public_key: stranger.public_key,
             address: stranger.address,
@@ -112,7 +141,7 @@ impl Admitter {
         }));
         let failed = |why: String| JoinRefusal::Unavailable { why };
         let ask = wire::pack(&ask).map_err(|refusal| failed(refusal.to_string()))?;
-        let reply = self.proposer.transport.request(leader, Lane::Forward, ask, FORWARD_TIMEOUT).await;
+        let reply = self.proposer.transport.request(holder, Lane::Forward, ask, FORWARD_TIMEOUT).await;
         let reply = reply.map_err(|error| failed(error.to_string()))?;
         wire::unpack::<Result<JoinReply, JoinRefusal>>(Lane::Forward, &reply)
             .map_err(|refusal| failed(refusal.to_string()))?

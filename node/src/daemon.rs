@@ -77,8 +77,12 @@ pub struct Daemon {
 impl Daemon {
     /// Opens the server, and the city that it belongs to if there is one.
     pub async fn start(config: Config) -> Result<Self> {
+        Self::start_with(config, Arc::new(SystemClock)).await
+    }
+
+    /// The same by another clock than the system's.
+    pub async fn start_with(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
         let config = Arc::new(config);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let directory = IdentityDirectory::open(config.data_dir.join("identity"))?;
         let server = Arc::new(Server::open(&config, clock.clone()).await?);
         let daemon =

@@ -12,7 +12,7 @@ use axum::{
 use data_encoding::BASE32_NOPAD;
 use scp_api::{
     local::{LocalInit, LocalInitialised, LocalJoin, LocalJoined, LocalStatus},
-    server::{PasswordCost, password},
+    server::{PasswordCost, password, release_node},
     v1::{self, PROBLEM_JSON, Problem},
 };
 use scp_mesh::JoinToken;
@@ -51,7 +51,7 @@ async fn member_api(State(daemon): State<Arc<Daemon>>, request: Request) -> Resp
             Ok(response) => response,
             Err(never) => match never {},
         },
-        None => Failure(LifeError::NoMember).into_response(),
+        None => Failure::from(LifeError::NoMember).into_response(),
     }
 }
 
@@ -140,7 +140,14 @@ async fn join(
 }
 
 async fn leave(State(daemon): State<Arc<Daemon>>) -> Result<Json<serde_json::Value>, Failure> {
-    daemon.leave().await?;
+    if let Err(error) = daemon.leave().await {
+        let held = daemon.member().and_then(|member| {
+            let (state, node) = (member.proposer.published.state(), member.proposer.me());
+            let name = state.nodes.get(&node)?.profile.name.to_string();
+            Some(release_node(&name, state.hold(node)?))
+        });
+        return Err(Failure { error, held });
+    }
     Ok(Json(serde_json::json!({})))
 }
 
@@ -161,17 +168,21 @@ fn make_password() -> String {
 }
 
 /// A problem of the local socket.
-struct Failure(LifeError);
+struct Failure {
+    error: LifeError,
+    /// How this server is freed of what keeps it in its city.
+    held: Option<String>,
+}
 
 impl From<LifeError> for Failure {
     fn from(error: LifeError) -> Self {
-        Self(error)
+        Self { error, held: None }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let (status, code, remedy) = match &self.0 {
+        let (status, code, remedy) = match &self.error {
             LifeError::AlreadyMember { .. } => {
                 (StatusCode::CONFLICT, "already_member", "To move it to another city: scpctl leave".into())
             }
@@ -200,7 +211,7 @@ impl IntoResponse for Failure {
             LifeError::Leave(_) => (
                 StatusCode::CONFLICT,
                 "cannot_leave",
-                "Move away what runs here with scpctl node drain NAME, then repeat scpctl leave".into(),
+                self.held.clone().unwrap_or_else(|| "See how the city is with scpctl status, then repeat".into()),
             ),
             LifeError::Failed(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "failed", "See the log of scpd, then repeat".into())
@@ -210,7 +221,7 @@ impl IntoResponse for Failure {
             type_uri: format!("/errors/{code}"),
             title: status.canonical_reason().unwrap_or_default().into(),
             status: status.as_u16(),
-            detail: self.0.to_string(),
+            detail: self.error.to_string(),
             code: code.into(),
             reason: None,
             remedy: Some(remedy),

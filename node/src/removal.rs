@@ -46,7 +46,8 @@ pub async fn refused(proposer: &Proposer, issuer: &Issuer, node: NodeId) -> Opti
     Some(Rejection::WrongState { subject: Subject::Node(node), state })
 }
 
-async fn holds_key(proposer: &Proposer, issuer: &Issuer, voter: NodeId) -> bool {
+/// Whether that node says that it holds the city key.
+pub async fn holds_key(proposer: &Proposer, issuer: &Issuer, voter: NodeId) -> bool {
     if voter == proposer.me() {
         return issuer.has_key();
     }

@@ -2,146 +2,15 @@
 //!
 //! Each server has a loopback address of its own, so that tests run side by side.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
-};
+mod site;
 
-use axum::{body::Body, http::Request};
-use scp_api::cluster::{Cluster, Consistency};
-use scp_mesh::{JoinToken, token::JoinSecret};
-use scp_model::{
-    Actor, Answer, Command, DepartmentId, Digest, JoinTokenId, Name, NodeId, Proposal, Rejection, RequestId,
-    Timestamp,
-    command::{CreateDepartment, CreateJoinToken, RemoveNode},
-};
-use scp_node::{
-    config::{Accelerator, Config, Names},
-    daemon::{Daemon, NewCity},
-    local,
-};
-use tempfile::TempDir;
-use tower::ServiceExt;
+use std::time::Duration;
+
+use scp_api::cluster::Consistency;
+use scp_model::{Command, DepartmentId, NodeId, Rejection, RequestId, Timestamp, command::RemoveNode};
+use scp_node::{config::Names, daemon::Daemon};
+use site::{PATIENCE, Server, Site, department, door, eventually, id, locally, propose, token};
 use uuid::Uuid;
-
-/// Generous: the machines that run this are small and busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-static CITIES: AtomicU8 = AtomicU8::new(1);
-
-struct Server {
-    daemon: Arc<Daemon>,
-    config: Config,
-    _dir: TempDir,
-}
-
-/// Servers that have a network in common and nothing else.
-struct Site {
-    subnet: [u8; 2],
-}
-
-impl Site {
-    fn new() -> Self {
-        let process = std::process::id();
-        Self { subnet: [(process % 200 + 20) as u8, CITIES.fetch_add(1, Ordering::Relaxed)] }
-    }
-
-    fn config(&self, number: u8, dir: &TempDir) -> Config {
-        let [a, b] = self.subnet;
-        let address = IpAddr::V4(Ipv4Addr::new(127, a, b, number));
-        Config {
-            data_dir: dir.path().join("data"),
-            mesh_address: (address, 7600).into(),
-            api_address: (address, 8443).into(),
-            socket: dir.path().join("scpd.sock"),
-            names: Names { name: Some(name(&format!("n{number}"))), zone: None, country: None },
-            accelerator: Accelerator::None,
-            libvirt_uri: "test:///default".into(),
-            reserved_memory_mib: 64,
-            log_json: false,
-        }
-    }
-
-    async fn server(&self, number: u8) -> Server {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let config = self.config(number, &dir);
-        let daemon = Arc::new(Daemon::start(config.clone()).await.expect("the daemon starts"));
-        Server { daemon, config, _dir: dir }
-    }
-
-    /// A city of so many nodes.
-    async fn city(&self, nodes: u8) -> Vec<Server> {
-        let first = self.server(1).await;
-        let city = NewCity {
-            name: name("agueda"),
-            country: "PT".parse().expect("a country"),
-            password_hash: "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA".to_owned(),
-        };
-        first.daemon.init(city, Names::default()).await.expect("the city is founded");
-        let mut servers = vec![first];
-        for number in 2..=nodes {
-            let server = self.server(number).await;
-            let token = token(&servers[0]).await;
-            let address = servers[0].config.mesh_address;
-            server.daemon.join(address, token, Names::default()).await.expect("the server joins");
-            servers.push(server);
-        }
-        let voters = if nodes >= 3 { 3 } else { 1 };
-        eventually("the voters are chosen", async || door(&servers[0]).agreement().voters.len() == voters)
-            .await;
-        servers
-    }
-}
-
-fn name(text: &str) -> Name {
-    Name::new(text).expect("a name")
-}
-
-fn door(server: &Server) -> Arc<dyn Cluster> {
-    server.daemon.member().expect("a member").door.clone()
-}
-
-fn id(server: &Server) -> NodeId {
-    server.daemon.node().expect("a key")
-}
-
-async fn token(server: &Server) -> JoinToken {
-    let door = door(server);
-    let token = JoinToken {
-        id: JoinTokenId(Uuid::new_v4()),
-        secret: JoinSecret(rand::random()),
-        authority: Digest(door.join_hint().ca_fingerprint),
-    };
-    let command = Command::CreateJoinToken(CreateJoinToken {
-        id: token.id,
-        secret_digest: token.secret_digest(),
-        expires_at: door.now().plus_ms(3_600_000),
-    });
-    propose(&*door, RequestId(Uuid::new_v4()), command).await.result.expect("the token is made");
-    token
-}
-
-async fn propose(door: &dyn Cluster, request: RequestId, command: Command) -> Answer {
-    let proposal = Proposal { request, actor: Actor::Local(door.node()), time: door.now(), command };
-    door.propose(proposal).await.expect("the city answers")
-}
-
-fn department(number: u128) -> Command {
-    let id = DepartmentId::from_u128(number);
-    Command::CreateDepartment(CreateDepartment { id, name: name(&format!("department-{number}")) })
-}
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(tokio::time::Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 /// On the same disk, as soon as the process before has let go of it.
 async fn start_again(server: &Server) -> Daemon {
@@ -312,16 +181,6 @@ async fn a_used_token_admits_nobody_else_and_changes_nothing() {
     assert!(third.daemon.member().is_none());
     let snapshot = door(&servers[0]).read(Consistency::Linearizable).await.expect("reads");
     assert_eq!(snapshot.state.nodes.len(), 2);
-}
-
-/// What the local socket answers: status and problem.
-async fn locally(server: &Server, path: &str, body: &str) -> (u16, scp_api::v1::Problem) {
-    let request = Request::post(path).header("content-type", "application/json");
-    let request = request.body(Body::from(body.to_owned())).expect("a request");
-    let response = local::router(server.daemon.clone()).oneshot(request).await.expect("it answers");
-    let status = response.status().as_u16();
-    let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a short body");
-    (status, serde_json::from_slice(&bytes).expect("a problem"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

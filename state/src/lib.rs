@@ -44,7 +44,7 @@ use scp_model::{
 };
 
 pub use apply::Applied;
-pub use queries::{EventsGap, node_id_of};
+pub use queries::{EventsGap, Hold, node_id_of};
 pub use snapshot::{Frames, Restore, SnapshotError};
 
 /// The replicated state of one city.

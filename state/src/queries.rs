@@ -33,8 +33,33 @@ pub struct EventsGap {
     pub oldest: u64,
 }
 
+/// Why a node cannot be removed yet without a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// So many VMs are placed on it.
+    Vms(u64),
+    /// So many VMs that it no longer owns it has yet to remove.
+    Evictions(u64),
+    /// It has the only copy.
+    OnlyCopy(ImageId),
+}
+
 /// Nodes.
 impl State {
+    /// What the city would lose with a node, or still waits for from it; none: nothing.
+    pub fn hold(&self, node: NodeId) -> Option<Hold> {
+        let placed = self.vms_on(node).count() as u64;
+        if placed > 0 {
+            return Some(Hold::Vms(placed));
+        }
+        let evicted = self.evictions_on(node).count() as u64;
+        if evicted > 0 {
+            return Some(Hold::Evictions(evicted));
+        }
+        let only_here = |image: &&Image| image.holders().eq([node]);
+        self.images.values().find(only_here).map(|image| Hold::OnlyCopy(image.id))
+    }
+
     /// What of a node may still be promised: overcommitted capacity less reserve and allocations.
     pub fn free(&self, node: &Node) -> Resources {
         self.offered(node).minus(self.allocated.get(&node.id).copied().unwrap_or_default())

@@ -2,6 +2,7 @@
 //! until it is told what its remedy is.
 
 use scp_model::{Rejection, Subject};
+use scp_state::Hold;
 
 use super::problem::Code;
 use crate::{cluster::ClusterError, v1::Problem};
@@ -59,7 +60,7 @@ fn release(subject: &Subject) -> String {
     let id = subject.id();
     match subject {
         Subject::City => "Nothing: the city stays.".to_owned(),
-        Subject::Node(_) => format!("Move its VMs away first: scpctl node drain {id}"),
+        Subject::Node(_) => format!("See what is still there: scpctl node show {id}"),
         Subject::Department(_) => "Delete its projects first: scpctl project list".to_owned(),
         Subject::Project(_) => "Delete its VMs, images and keypairs first.".to_owned(),
         Subject::Image(_) => "Delete the VMs that use it first: scpctl vm list".to_owned(),
@@ -67,6 +68,21 @@ fn release(subject: &Subject) -> String {
         Subject::JoinToken(_) | Subject::Keypair(_) | Subject::Flavor(_) | Subject::Vm(_) => {
             format!("Delete what uses it first: scpctl {} show {id}", subject.kind())
         }
+    }
+}
+
+/// How a node is freed of what keeps it from being removed.
+pub fn release_node(name: &str, hold: Hold) -> String {
+    match hold {
+        Hold::Vms(_) => format!("Move its VMs away first: scpctl node drain {name} --wait. Then repeat it."),
+        Hold::Evictions(_) => format!(
+            "Wait: it removes them within seconds while it is up. If it will never come back: scpctl node remove \
+             {name} --force"
+        ),
+        Hold::OnlyCopy(image) => format!(
+            "Wait until another node has a copy (scpctl image show {image}), or, if nobody needs the image, \
+             delete it: scpctl image delete {image}. Then repeat it."
+        ),
     }
 }
 
@@ -139,6 +155,20 @@ mod tests {
             assert_eq!(problem.status, status, "{rejection:?}");
             assert!(!problem.detail.is_empty(), "{rejection:?}");
             assert_eq!(problem.type_uri, format!("/errors/{}", problem.code));
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_node_is_freed_in_its_own_way() {
+        let image = scp_model::ImageId::from_u128(7);
+        for (hold, command) in [
+            (Hold::Vms(2), "scpctl node drain n2 --wait".to_owned()),
+            (Hold::Evictions(1), "scpctl node remove n2 --force".to_owned()),
+            (Hold::OnlyCopy(image), format!("scpctl image delete {image}")),
+        ] {
+            let remedy = release_node("n2", hold);
+            assert!(remedy.contains(&command), "{hold:?}: {remedy}");
+            assert_eq!(remedy.contains("drain"), matches!(hold, Hold::Vms(_)), "{hold:?}: {remedy}");
         }
     }
 

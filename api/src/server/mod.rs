@@ -54,6 +54,7 @@ use tokio::sync::Semaphore;
 
 pub use self::{
     authorize::{Action, Denial, Identity, Scope, authorize},
+    errors::release_node,
     password::PasswordCost,
     problem::Code,
     token::{Claims, TOKEN_CHARACTERS},

@@ -9,6 +9,23 @@ use crate::city::City;
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ana@city";
 
 #[tokio::test]
+async fn a_node_with_the_only_copy_of_an_image_is_not_to_be_drained() {
+    let city = City::new().await;
+    city.image("debian").await;
+    city.add_node("second");
+    let problem = city.delete("operator", "/v1/nodes/n1").await.problem("in_use");
+    let remedy = problem["remedy"].as_str().expect("a remedy");
+    assert!(remedy.contains("scpctl image delete ") && !remedy.contains("drain"), "{problem}");
+    let vm = city.vm("web").await;
+    city.place(&vm);
+    let problem = city.delete("operator", "/v1/nodes/n1").await.problem("in_use");
+    assert!(
+        problem["remedy"].as_str().expect("a remedy").contains("scpctl node drain n1 --wait"),
+        "{problem}"
+    );
+}
+
+#[tokio::test]
 async fn nodes_are_cordoned_drained_and_uncordoned() {
     let city = City::new().await;
     let list = city.get("operator", "/v1/nodes").await.ok();

@@ -1,9 +1,9 @@
 //! A node's membership ends.
 
-use scp_model::{EventKind, NodeId, Rejection, Subject, VmId, command::RemoveNode, image::Image, node::Node};
+use scp_model::{EventKind, NodeId, Rejection, Subject, VmId, command::RemoveNode, node::Node};
 
 use super::{Change, Effect, Verdict, check::counted};
-use crate::{NameScope, State, derived};
+use crate::{Hold, NameScope, State, derived};
 
 impl Effect for RemoveNode {
     /// With `force`, for a node that is down: what was placed on it is pending again, and nothing is
@@ -41,20 +41,16 @@ impl Effect for RemoveNode {
 /// That the city loses nothing with the node: no VM is there, or still to be removed from there, and no
 /// image has its only copy there.
 fn nothing_depends_on(state: &State, node: &Node) -> Verdict {
-    let in_use = |by: String| Err(Rejection::InUse { subject: Subject::Node(node.id), by });
-    let placed = state.vms_on(node.id).count() as u64;
-    if placed > 0 {
-        return in_use(format!("{} placed on it: drain it first", counted(placed, "VM")));
-    }
-    let evicted = state.evictions_on(node.id).count() as u64;
-    if evicted > 0 {
-        return in_use(format!("{} that it has not yet removed", counted(evicted, "VM")));
-    }
-    let only_here = |image: &&Image| image.holders().eq([node.id]);
-    match state.images.values().find(only_here) {
-        Some(image) => in_use(format!("image {}, whose only copy it holds", image.name)),
-        None => Ok(()),
-    }
+    let by = match state.hold(node.id) {
+        None => return Ok(()),
+        Some(Hold::Vms(placed)) => format!("{} placed on it: drain it first", counted(placed, "VM")),
+        Some(Hold::Evictions(evicted)) => format!("{} that it has not yet removed", counted(evicted, "VM")),
+        Some(Hold::OnlyCopy(image)) => {
+            let image = state.images.get(&image).expect("the hold is an image of this state");
+            format!("image {}, whose only copy it holds", image.name)
+        }
+    };
+    Err(Rejection::InUse { subject: Subject::Node(node.id), by })
 }
 
 fn drop_replicas(state: &mut State, node: NodeId) {

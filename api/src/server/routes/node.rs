@@ -13,6 +13,7 @@ use crate::{
         authorize::{Action, Scope},
         body::{Body, Params},
         call::{Answer, Call},
+        errors::release_node,
         invalid::{Invalid, valid},
         page::{ByProject, Filter, NoPhase},
         view,
@@ -116,7 +117,12 @@ pub(crate) async fn remove(
         return answer.and_then(|()| call.no_content());
     }
     let node = find(&call, &node)?;
-    call.commit(Command::RemoveNode(RemoveNode { node, force: query.force })).await?;
+    let name = view::node_reference(&call.state, node).name;
+    let removed = call.commit(Command::RemoveNode(RemoveNode { node, force: query.force })).await;
+    removed.map_err(|problem| match (problem.code == Code::InUse.text(), call.state.hold(node)) {
+        (true, Some(hold)) => problem.remedy(release_node(&name, hold)),
+        (true, None) | (false, _) => problem,
+    })?;
     call.no_content()
 }
 

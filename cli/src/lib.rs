@@ -21,6 +21,8 @@ mod contexts;
 mod daemon;
 pub mod error;
 mod local;
+#[cfg(test)]
+mod named;
 mod output;
 mod problem;
 mod quantity;

@@ -142,6 +142,39 @@ fn piped_input_is_sent_and_answered() {
     assert_eq!(said.out, "login: WHO AM I");
 }
 
+/// `image add`, of a file that takes more than one piece.
+fn adding(place: &Place) -> Command {
+    let file = place.write("large.raw", &"some disk".repeat(1 << 20));
+    let mut command = place.command();
+    command.arg("--socket").arg(place.socket()).args(["--project", "default", "image", "add"]).arg(file);
+    command
+}
+
+#[test]
+fn an_upload_has_a_bar_at_a_terminal() {
+    let place = Place::new();
+    City::begin(&place);
+    let terminal = Terminal::open();
+    let before = terminal.settings();
+    let mut child = terminal.start(adding(&place));
+    assert!(child.wait().unwrap().success(), "{}", terminal.screen());
+    terminal.expect("Image large is usable.");
+    let screen = terminal.screen();
+    assert!(screen.contains('█') && screen.contains(" % ") && screen.contains("of 9.00 MiB"), "{screen:?}");
+    assert!(same(&terminal.settings(), &before));
+}
+
+#[test]
+fn an_upload_that_nobody_watches_is_told_in_plain_lines() {
+    let place = Place::new();
+    City::begin(&place);
+    let told = support::said(adding(&place).output().unwrap()).ok();
+    let lines: Vec<_> = told.err.lines().collect();
+    assert!(lines.len() == 2 && lines[0].ends_with("(9 MiB) as large."), "{told:#?}");
+    assert_eq!(lines[1], "Image large is usable.");
+    assert!(!told.err.contains(['\r', '\u{1b}', '█']), "{told:#?}");
+}
+
 #[test]
 fn a_typed_password_is_not_shown_and_the_terminal_is_given_back() {
     let place = Place::new();

@@ -17,7 +17,7 @@ impl From<Rejection> for Problem {
                 .remedy("More servers join it: scpctl token create, then scpctl join ADDRESS TOKEN on the new one."),
             Rejection::NotFound { subject } => Problem::not_found(subject.kind(), &subject.id()),
             Rejection::NameTaken { kind, name } => Problem::new(Code::NameTaken, detail)
-                .remedy(format!("Choose another name, or see it: scpctl {kind} show {name}")),
+                .remedy(format!("Choose another name, or see it: {}", see(&kind, &name))),
             Rejection::IdTaken { .. } => {
                 Problem::new(Code::IdTaken, detail).remedy("Leave the id out, or send another one.")
             }
@@ -35,7 +35,7 @@ impl From<Rejection> for Problem {
                 Problem::new(Code::Stale, detail).remedy("Nothing: the newer placement goes on.")
             }
             Rejection::WrongState { subject, .. } => Problem::new(Code::WrongState, detail)
-                .remedy(format!("See where it stands: scpctl {} show {}", subject.kind(), subject.id())),
+                .remedy(format!("See where it stands: {}", see(subject.kind(), &subject.id()))),
             Rejection::TokenUnknown | Rejection::TokenExpired | Rejection::TokenUsed => {
                 Problem::new(Code::JoinTokenRefused, detail)
                     .remedy("Make a new one on a node of the city: scpctl token create")
@@ -55,6 +55,16 @@ impl From<Rejection> for Problem {
     }
 }
 
+/// The command that shows a thing. Tokens and the city have no `show` of their own.
+fn see(kind: &str, name: &str) -> String {
+    match kind {
+        "city" => "scpctl status".to_owned(),
+        "join_token" => "scpctl token list".to_owned(),
+        "department" => "scpctl department list".to_owned(),
+        noun => format!("scpctl {noun} show {name}"),
+    }
+}
+
 /// How something is freed so that it can be deleted.
 fn release(subject: &Subject) -> String {
     let id = subject.id();
@@ -66,7 +76,7 @@ fn release(subject: &Subject) -> String {
         Subject::Image(_) => "Delete the VMs that use it first: scpctl vm list".to_owned(),
         Subject::User(_) => "Give another user the role first: scpctl user list".to_owned(),
         Subject::JoinToken(_) | Subject::Keypair(_) | Subject::Flavor(_) | Subject::Vm(_) => {
-            format!("Delete what uses it first: scpctl {} show {id}", subject.kind())
+            format!("Delete what uses it first: {}", see(subject.kind(), &id))
         }
     }
 }

@@ -112,9 +112,13 @@ impl Problem {
     /// Something of that kind does not exist, or the asker may not know that it does.
     pub(crate) fn not_found(kind: &str, asked: &str) -> Self {
         let word = kind.replace('_', " ");
-        let command = kind.replace('_', "-");
+        let command = match kind {
+            "city" => "status".to_owned(),
+            "join_token" => "token list".to_owned(),
+            noun => format!("{noun} list"),
+        };
         Self::new(Code::NotFound, format!("there is no {word} {}", shown(asked)))
-            .remedy(format!("See what there is: scpctl {command} list"))
+            .remedy(format!("See what there is: scpctl {command}"))
     }
 }
 

@@ -201,6 +201,33 @@ async fn a_vm_through_the_client_from_its_image_to_its_console() {
 }
 
 #[tokio::test]
+async fn a_watch_that_comes_too_late_pages_and_metrics_over_the_wire() {
+    let served = Served::new().await;
+    let reader = served.client("reader");
+    // Nothing of this city's is that young: the sequence is another's.
+    let mut watch = reader.watch(EventQuery { after: Some(999_999), ..EventQuery::default() });
+    let Ok(Watched::Resync(resync)) = watch.next().await else { panic!("it is told to look again") };
+    assert_eq!(resync.asked, 999_999);
+    let vm = served.city.vm("web").await;
+    let Ok(Watched::Event(event)) = watch.next().await else { panic!("it goes on by itself") };
+    assert_eq!(event.subject.kind, "image", "what the VM starts from comes first: {vm}");
+    served.city.vm("more").await;
+    let one = ListQuery { limit: Some(1), ..ListQuery::default() };
+    let first = reader.list_vms(one.clone()).await.expect("a page");
+    let next = ListQuery { page_token: first.next_page_token.clone(), ..one.clone() };
+    let second = reader.list_vms(next).await.expect("the next page");
+    assert!(second.next_page_token.is_none() && second.items[0].id > first.items[0].id);
+    let odd = ListQuery { page_token: Some("bm9uc2Vuc2U".into()), ..one };
+    let error = reader.list_vms(odd).await.expect_err("no such page");
+    let invalid = &error.problem().expect("the node says why").invalid;
+    assert_eq!(invalid.iter().map(|it| &*it.field).collect::<Vec<_>>(), ["page_token"]);
+    let nobody = served.client_at([served.address]).metrics().await.expect_err("no token");
+    assert_eq!(nobody.code(), "unauthenticated");
+    assert_eq!(reader.metrics().await.expect_err("not for readers").code(), "forbidden");
+    assert!(served.client("operator").metrics().await.is_ok());
+}
+
+#[tokio::test]
 async fn an_image_that_lies_is_told_through_the_client() {
     let served = Served::new().await;
     let directory = tempfile::tempdir().expect("a directory");

@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_story_is_the_block_with_that_name() {
-        let text = "```sh\nno\n```\n```sh story\n# Says why.\nscpctl a\n\nscpctl b # c\n```\nno\n";
-        assert_eq!(story(text), ["scpctl a", "scpctl b # c"]);
+        let text = "```sh\nno\n```\n```sh story\n# Says why.\nscpctl status\n\nscpctl vm list # c\n```\nno\n";
+        assert_eq!(story(text), ["scpctl status", "scpctl vm list # c"]);
     }
 }

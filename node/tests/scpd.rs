@@ -3,13 +3,14 @@
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use scp_api::{
     client::{Client, ClientError},
     local::LocalInit,
 };
+use tokio::time::Instant;
 
 /// Generous: two loaded cores.
 const PATIENCE: Duration = Duration::from_secs(60);

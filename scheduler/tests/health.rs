@@ -23,8 +23,8 @@ fn city(nodes: usize) -> Town {
 /// nodes in order, answer so.
 fn dead(town: &Town, subjects: &[usize], leader_silence_ms: u64, answers: &[Option<u64>]) -> Vec<NodeId> {
     let suspicion = |subject: &usize| {
-        let others = (1..).filter(|at| at != subject).map_while(|at| NAMES.get(at));
-        let others = others.map(|name| town.node(name));
+        let nodes = town.state.nodes.len();
+        let others = (1..nodes).filter(|at| at != subject).map(|at| town.node(NAMES[at]));
         let observers = others.zip(answers.iter().copied()).collect();
         Suspicion { node: town.node(NAMES[*subject]), evidence: Evidence { leader_silence_ms, observers } }
     };

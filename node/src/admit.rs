@@ -84,8 +84,9 @@ impl Admitter {
         self.reply(certificate, answer.index)
     }
 
-    /// Until agreement has let go of a server that has just left. It comes back with an empty log: still in
-    /// the group, it would vote without knowing what it once acknowledged.
+    /// Until agreement has let go of a server that has just left. It may come back with
+    /// an empty log, its directory removed: still in the group, it would vote without knowing what it once
+    /// acknowledged.
     async fn released(&self, node: NodeId) -> Result<(), JoinRefusal> {
         let deadline = Instant::now() + RELEASE_TIMEOUT;
         loop {

@@ -9,11 +9,7 @@
 //! ```
 //! One change at a time; the local socket serves throughout.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwapOption;
@@ -24,7 +20,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::{
     config::{Config, Names},
     found::{self, Founding},
-    leave,
+    leave, left,
     member::{Member, Start},
     server::Server,
 };
@@ -145,7 +141,7 @@ impl Daemon {
         let profile = self.server.profile(&self.config, names.or(self.config.names.clone()))?;
         let NewCity { name, country, password_hash } = city;
         let founding = Founding { name, country, profile, password_hash };
-        wipe(&self.raft_dir())?;
+        left::wipe(&self.config.data_dir, &self.raft_dir())?;
         let identity = found::prepare(&self.config.data_dir, &self.directory, &*self.clock, founding)?;
         let member = self.start_member(identity, Vec::new()).await?;
         found::complete(&self.config.data_dir, &member.proposer).await?;
@@ -164,7 +160,11 @@ impl Daemon {
         let key = self.directory.load_or_create_key().map_err(anyhow::Error::from)?;
         let joined =
             join::join(join::JoinConfig { address, token, key, profile, clock: self.clock.clone() }).await?;
-        wipe(&self.raft_dir())?;
+        if left::is_of(&self.config.data_dir, joined.reply.city) {
+            left::released(&self.raft_dir()).await?;
+        } else {
+            left::wipe(&self.config.data_dir, &self.raft_dir())?;
+        }
         self.directory.store(&joined.identity).map_err(anyhow::Error::from)?;
         let peers = joined.reply.peers.iter().map(|peer| (peer.node, peer.address)).collect();
         let member = self.start_member(joined.identity, peers).await?;
@@ -172,16 +172,19 @@ impl Daemon {
         Ok((member, Joined { reply: joined.reply, warnings: joined.warnings }))
     }
 
-    /// `scpctl leave`: the city forgets this server, then this server the city.
+    /// `scpctl leave`: the city forgets this server, then this server the city, but for its log: see
+    /// [`left`].
     pub async fn leave(&self) -> Result<(), LifeError> {
         let _guard = self.change.lock().await;
         let Some(member) = self.member() else { return Err(LifeError::NoMember) };
         leave::leave(&member.proposer, &member.issuer).await?;
         self.member.store(None);
         member.shutdown().await;
+        if let Some(city) = &member.proposer.published.state().city {
+            left::note(&self.config.data_dir, city.id)?;
+        }
         self.directory.forget_city().map_err(anyhow::Error::from)?;
         found::forget(&self.config.data_dir)?;
-        wipe(&self.raft_dir())?;
         Ok(())
     }
 
@@ -211,13 +214,4 @@ async fn caught_up(member: &Member, admitted_at: u64) -> Result<()> {
         "this server was admitted, but the city's log does not reach it; check that UDP passes both ways, \
          then: scpctl status",
     )?
-}
-
-fn wipe(dir: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
 }

@@ -143,7 +143,7 @@ fn name(text: &str) -> Name {
 }
 
 /// Whole or not at all, and on disk when this returns.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
         let new = path.with_extension("new");
         let mut file = std::fs::File::create(&new)?;

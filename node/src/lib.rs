@@ -25,6 +25,7 @@ pub mod hands;
 pub mod issuer;
 pub mod leader;
 pub mod leave;
+pub mod left;
 pub mod local;
 pub mod machine;
 pub mod member;

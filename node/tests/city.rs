@@ -167,6 +167,39 @@ async fn the_only_voter_of_two_nodes_leaves_and_the_other_goes_on() {
     assert!(knows(&third, 2).await);
 }
 
+/// Leaves, and comes back at once through another.
+async fn return_at_once(server: &Server, through: &Server) {
+    server.daemon.leave().await.expect("leaves");
+    let token = token(through).await;
+    let address = through.config.mesh_address;
+    server.daemon.join(address, token, Names::default()).await.expect("joins again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_of_two_leaves_and_joins_again_at_once_and_so_does_the_other() {
+    let servers = Site::new().city(2).await;
+    for round in 0..3u128 {
+        let (leaves, stays) = if round % 2 == 0 { (0, 1) } else { (1, 0) };
+        propose(&*door(&servers[leaves]), RequestId(Uuid::new_v4()), department(round))
+            .await
+            .result
+            .expect("created");
+        return_at_once(&servers[leaves], &servers[stays]).await;
+        assert!(knows(&servers[leaves], round).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_of_three_leaves_and_joins_again_at_once() {
+    let servers = Site::new().city(3).await;
+    for round in 0..2u128 {
+        let created = propose(&*door(&servers[0]), RequestId(Uuid::new_v4()), department(round)).await;
+        assert_eq!(created.result, Ok(()));
+        return_at_once(&servers[0], &servers[1]).await;
+        assert!(knows(&servers[0], round).await && knows(&servers[2], round).await);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_used_token_admits_nobody_else_and_changes_nothing() {
     let site = Site::new();

@@ -18,7 +18,7 @@ use scp_api::{
 use scp_servers::{Options, Server, Servers, wait_until};
 use tokio::runtime::Runtime;
 
-use crate::scenario::CityPlan;
+use crate::{clocks::Clocks, scenario::Scenario};
 
 /// Where `scpd` listens for root on each server, as it does by default.
 const SOCKET: &str = "/run/scp/scpd.sock";
@@ -43,6 +43,8 @@ pub struct City {
     pub runtime: Runtime,
     scpd: PathBuf,
     disk_mib: Option<u64>,
+    /// Only in scenarios that move them: every look at the time costs a read of a file.
+    pub clocks: Option<Clocks>,
     /// Pid of each server's `scpd`, as long as we have not seen it end.
     pids: BTreeMap<String, u32>,
     /// Servers of the city and their node ids.
@@ -52,18 +54,21 @@ pub struct City {
 
 impl City {
     /// Builds the servers and founds the city on the first ones.
-    pub fn build(plan: &CityPlan, binaries: &Path) -> Result<Self> {
+    pub fn build(scenario: &Scenario, binaries: &Path) -> Result<Self> {
+        let plan = &scenario.city;
         let servers = Servers::build(&Options { count: plan.nodes + plan.spare, libvirt: false })?;
         let scpd = servers.run.dir.join("scpd");
         let from = binaries.join("scpd");
         // A copy: one that is compiled meanwhile is not the one under test.
         fs::copy(&from, &scpd).with_context(|| format!("{} cannot be copied", from.display()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let clocks = scenario.moves_clocks().then(|| Clocks::new(&servers.run.dir));
         let mut city = Self {
             servers,
             runtime: runtime.context("the async runtime cannot be made")?,
             scpd,
             disk_mib: plan.disk_mib,
+            clocks,
             pids: BTreeMap::new(),
             members: BTreeMap::new(),
             access: Access::default(),
@@ -137,9 +142,21 @@ impl City {
         command.args(["--name", name, "--zone", &zone, "--accelerator", "none"]);
         // Each request is in the history already.
         command.env("SCPD_LOG", "info,openraft=warn,scp_api::server::frame=warn").env("NO_COLOR", "1");
+        if let Some(clocks) = &self.clocks {
+            clocks.govern(name, &mut command)?;
+        }
         let pid = server.spawn("scpd", &mut command)?;
         self.pids.insert(name.into(), pid);
         Ok(())
+    }
+
+    /// From now on these servers' clocks are so many seconds ahead; of all members, the clients' too.
+    pub fn shift_clocks(&self, targets: &[String], seconds: i64) -> Result<()> {
+        let clocks = self.clocks.as_ref().context("a scenario that moves clocks has them")?;
+        if self.members.keys().all(|member| targets.contains(member)) {
+            clocks.of_clients().shift(seconds);
+        }
+        targets.iter().try_for_each(|name| clocks.shift(name, seconds))
     }
 
     /// Whether its `scpd` runs, or is paused.

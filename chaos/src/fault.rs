@@ -29,6 +29,11 @@ pub fn inject(city: &mut City, step: &Step, targets: &[String], peers: &[String]
         let notes: Result<Vec<_>> = targets.iter().map(|name| corrupt(city, name, file)).collect();
         return notes.map(|notes| Some(notes.join("; ")));
     }
+    if step.fault == Fault::Clock {
+        let seconds = step.shift_s.context("a scenario that was checked says how far")?;
+        city.shift_clocks(targets, seconds)?;
+        return Ok(Some(format!("{seconds:+} s")));
+    }
     for name in targets {
         match step.fault {
             Fault::Kill => city.signal(name, Signal::KILL)?,
@@ -40,7 +45,7 @@ pub fn inject(city: &mut City, step: &Step, targets: &[String], peers: &[String]
             Fault::FillDisk => fill_disk(city, name)?,
             Fault::Join => city.join(name)?,
             Fault::Leave => city.leave(name)?,
-            Fault::Corrupt => unreachable!("it was carried out above"),
+            Fault::Corrupt | Fault::Clock => unreachable!("it was carried out above"),
         }
     }
     Ok(None)
@@ -62,8 +67,11 @@ pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<Opt
                 fs::remove_file(filler(city, name)?).context("the filler cannot be removed")?
             }
             Fault::Corrupt => replace(city, name)?,
-            Fault::PowerCut | Fault::Join | Fault::Leave => {}
+            Fault::PowerCut | Fault::Clock | Fault::Join | Fault::Leave => {}
         }
+    }
+    if let (Fault::PowerCut, Some(seconds)) = (step.fault, step.shift_s) {
+        city.shift_clocks(targets, seconds)?;
     }
     // All begin before the first is waited for: a majority comes up together or not at all.
     for name in targets {
@@ -76,6 +84,7 @@ pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<Opt
             | Fault::Lose
             | Fault::FillDisk
             | Fault::Corrupt
+            | Fault::Clock
             | Fault::Join
             | Fault::Leave => {}
         }

@@ -57,10 +57,12 @@
 //! | `lose` | the same, by chance: `percent` of them | rules removed |
 //! | `fill_disk` | a file takes all space (needs `disk_mib`) | file removed |
 //! | `corrupt` | stopped, a byte of `file` flipped, started | if it refused to start: removed from the city, emptied, joined anew |
+//! | `clock` | the wall clock is `shift_s` seconds ahead from then on (0: right again); of all, the clients' too | |
 //! | `join`, `leave` | a server joins or leaves the city | |
 //!
 //! `each` meets all nodes one after the other, `majority` more than half at once, the leader among them.
 //! `peers` is a target too; without it a link is one to any node that is not met itself. A restart storm
+//! A `power_cut` may have a `shift_s`, too: the clock when the server is on again. A restart storm
 //! is a `kill` with `repeat`, a short `for_ms` and `settle = false`. Unknown fields are refused.
 //!
 //! # Assumptions
@@ -68,14 +70,14 @@
 //! cleaned up (see `scp_servers`).
 //!
 //! # Caveats: what is not tried here
-//! - Clocks that jump, disks that are slow or lose synced data, packets that are late: one kernel serves
-//!   all servers, with one clock and one page cache. A power cut therefore loses nothing that was written.
-//!   `sim/` tries all of these.
+//! - Clocks that run too fast or too slow, disks that are slow or lose synced data, packets that are late:
+//!   one kernel serves all servers, with one page cache. A power cut therefore loses nothing that was
+//!   written. `sim/` tries all of these.
 //! - Virtual machines: every `scpd` here runs with `--accelerator none`. That none runs twice is looked at
 //!   by `cargo xtask demo` and in `sim/`.
-//! - Certificates that expire: their lifetimes are longer than any run.
 
 pub mod city;
+pub mod clocks;
 pub mod fault;
 pub mod history;
 pub mod judge;

@@ -76,6 +76,7 @@ pub enum Fault {
     Lose,
     FillDisk,
     Corrupt,
+    Clock,
     Join,
     Leave,
 }
@@ -93,6 +94,7 @@ impl Fault {
             Self::Lose => "lose",
             Self::FillDisk => "fill_disk",
             Self::Corrupt => "corrupt",
+            Self::Clock => "clock",
             Self::Join => "join",
             Self::Leave => "leave",
         }
@@ -101,7 +103,7 @@ impl Fault {
     /// Whether there is nothing to take back.
     pub fn is_final(self) -> bool {
         match self {
-            Self::Join | Self::Leave => true,
+            Self::Clock | Self::Join | Self::Leave => true,
             Self::Kill
             | Self::Terminate
             | Self::Pause
@@ -175,6 +177,9 @@ pub struct Step {
     pub percent: Option<u8>,
     /// `corrupt`: the first file whose path in the data directory begins so.
     pub file: Option<String>,
+    /// `clock`, `power_cut`: from then on the target's clock is so many seconds ahead; of all targets, the
+    /// clients' too.
+    pub shift_s: Option<i64>,
     /// Pause before it.
     #[serde(default = "after_ms_default")]
     pub after_ms: u64,
@@ -206,6 +211,11 @@ fn yes() -> bool {
 }
 
 impl Scenario {
+    /// Whether clocks are moved in it.
+    pub fn moves_clocks(&self) -> bool {
+        self.steps.iter().any(|step| step.shift_s.is_some())
+    }
+
     /// Reads and checks it; in a `short` run with what is said for those.
     pub fn read(path: &Path, short: bool) -> Result<Self> {
         let text =
@@ -247,6 +257,11 @@ impl Scenario {
         }
         if (step.fault == Fault::Corrupt) != step.file.is_some() {
             bail!("file is for corrupt, and needed there");
+        }
+        match (step.fault, step.shift_s) {
+            (Fault::Clock, None) => bail!("shift_s is needed"),
+            (Fault::Clock | Fault::PowerCut, _) | (_, None) => {}
+            (_, Some(_)) => bail!("shift_s is for clock and power_cut"),
         }
         if step.fault == Fault::FillDisk && self.city.disk_mib.is_none() {
             bail!("it would fill this machine's disk: give the city a disk_mib");
@@ -325,6 +340,8 @@ mod tests {
         assert!(refused("[[step]]\nfault='lose'\ntarget='n1'\n").contains("percent"));
         assert!(refused("[[step]]\nfault='kill'\ntarget='n1'\nway='in'\n").contains("way"));
         assert!(refused("[[step]]\nfault='fill_disk'\ntarget='n1'\n").contains("disk_mib"));
+        assert!(refused("[[step]]\nfault='clock'\ntarget='n1'\n").contains("shift_s"));
+        assert!(refused("[[step]]\nfault='kill'\ntarget='n1'\nshift_s=5\n").contains("shift_s"));
         assert!(refused("[[step]]\nfault='join'\ntarget='random'\n").contains("by name"));
         assert!(refused("[[step]]\nfault='corrupt'\ntarget='n1'\n").contains("file"));
         let cut = "[city]\ndisk_mib=64\n[[step]]\nfault='power_cut'\ntarget='all'\n";

@@ -16,7 +16,6 @@ use std::{
     collections::BTreeSet,
     fs::File,
     os::fd::AsFd,
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -28,6 +27,7 @@ use std::{
 use anyhow::{Context, Result};
 use futures::future::join_all;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use scp_api::{
     client::{Client, ClientError},
     v1::{DepartmentCreate, KeypairCreate, ProjectCreate, QuotaSet, TokenRequest},
@@ -36,7 +36,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::{
-    city::{Access, tell},
+    city::{Access, City, tell},
     history::{Clock, History, Micros, Request, What},
     scenario::Load,
 };
@@ -59,6 +59,8 @@ struct Shared {
     load: Load,
     clock: Clock,
     access: Access,
+    /// What they judge certificates by.
+    time: Arc<dyn TimeProvider>,
     stop: AtomicBool,
     /// The access token: none at first, and it ends when the node that signed it leaves.
     token: tokio::sync::Mutex<String>,
@@ -84,11 +86,15 @@ pub struct Workload {
 
 impl Workload {
     /// Starts them in that network namespace, with no node to ask yet.
-    pub fn start(load: &Load, access: &Access, clock: Clock, network: &Path) -> Result<Self> {
+    pub fn start(load: &Load, city: &City, clock: Clock) -> Result<Self> {
         let shared = Arc::new(Shared {
             load: load.clone(),
             clock,
-            access: access.clone(),
+            access: city.access.clone(),
+            time: match &city.clocks {
+                Some(clocks) => clocks.of_clients(),
+                None => Arc::new(DefaultTimeProvider),
+            },
             stop: AtomicBool::new(false),
             token: tokio::sync::Mutex::default(),
             nodes: Mutex::default(),
@@ -96,7 +102,7 @@ impl Workload {
             counter: AtomicU64::new(1),
             registers: Mutex::default(),
         });
-        let network = File::open(network).context("the servers' network cannot be opened")?;
+        let network = File::open(city.network()).context("the servers' network cannot be opened")?;
         let inside = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("clients".into()).spawn(move || {
             // This thread alone moves; a process is where its first thread is.
@@ -111,7 +117,8 @@ impl Workload {
 
     /// From now on this node is asked too.
     pub fn add_node(&self, server: &str, address: String) -> Result<()> {
-        let client = Client::https([address], &self.shared.access.ca_certificate)?;
+        let (authority, time) = (&self.shared.access.ca_certificate, self.shared.time.clone());
+        let client = Client::https_at([address], authority, time)?;
         lock(&self.shared.nodes).push((server.into(), client.with_deadline(TRY_WITHIN)));
         Ok(())
     }

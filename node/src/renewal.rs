@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{issuer::Issuer, proposer::Proposer, serve};
 
-/// How often it is looked at. Validity is days.
-const INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is looked at, which costs next to nothing. Validity is days; but when a city comes back from
+/// a long outage, nodes hear each other again only when all have renewed.
+const INTERVAL: Duration = Duration::from_secs(5);
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Renews the certificate of this node.
@@ -45,7 +46,7 @@ impl Renewal {
                     identity = renewed;
                     issued_for = names;
                 }
-                Err(why) => tracing::warn!(%why, "the certificate was not renewed; trying again in a minute"),
+                Err(why) => tracing::warn!(%why, "the certificate was not renewed; trying again in some seconds"),
             }
         }
     }

@@ -50,6 +50,7 @@ const TABLE: &[(Step, &str, &str)] = &[
     (Step::Guest, "syslinux-common", "boot record for the guest's disk"),
     (Step::Guest, "zstd", "compresses the guest's initramfs"),
     (Step::Servers, "iproute2", "network namespaces and bridges of the servers"),
+    (Step::Servers, "libfaketime", "moves the clocks of servers in chaos"),
     (Step::Servers, "libvirt-clients", "virsh, to look at a server by hand"),
     (Step::Servers, "libvirt-daemon", "libvirtd and virtlogd of each server"),
     (Step::Servers, "libvirt-daemon-driver-qemu", "libvirt's way to QEMU"),

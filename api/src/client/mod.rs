@@ -28,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::time_provider::TimeProvider;
 use scp_model::RequestId;
 
 pub use self::{
@@ -123,11 +124,26 @@ impl Client {
         addresses: impl IntoIterator<Item = A>,
         ca_certificate: &str,
     ) -> Result<Self> {
+        Self::over(addresses, client_config(ca_certificate)?)
+    }
+
+    /// The same, in a city whose clock is not the operating system's: simulations and tests of time.
+    pub fn https_at<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+        ca_certificate: &str,
+        clock: Arc<dyn TimeProvider>,
+    ) -> Result<Self> {
+        Self::over(addresses, tls::client_config_at(ca_certificate, clock)?)
+    }
+
+    fn over<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+        tls: Arc<rustls::ClientConfig>,
+    ) -> Result<Self> {
         let addresses: Vec<String> = addresses.into_iter().map(Into::into).collect();
         if addresses.is_empty() {
             return Err(ClientError::Config { why: "the address of at least one node is needed".into() });
         }
-        let tls = client_config(ca_certificate)?;
         // Consoles speak HTTP/1.1 only, over the configuration as it is.
         let mut both = (*tls).clone();
         both.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

@@ -15,12 +15,21 @@ use rustls::{
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
     server::ParsedCertificate,
+    time_provider::{DefaultTimeProvider, TimeProvider},
 };
 
 use super::ClientError;
 
 /// TLS configuration that trusts only the authority in `ca_certificate` (PEM).
 pub fn client_config(ca_certificate: &str) -> Result<Arc<ClientConfig>, ClientError> {
+    client_config_at(ca_certificate, Arc::new(DefaultTimeProvider))
+}
+
+/// The same, where certificates are judged by another clock than the operating system's.
+pub(super) fn client_config_at(
+    ca_certificate: &str,
+    clock: Arc<dyn TimeProvider>,
+) -> Result<Arc<ClientConfig>, ClientError> {
     let bad =
         |why: String| ClientError::Config { why: format!("the city's CA certificate is not usable: {why}") };
     let mut roots = RootCertStore::empty();
@@ -31,19 +40,19 @@ pub fn client_config(ca_certificate: &str) -> Result<Arc<ClientConfig>, ClientEr
     if roots.is_empty() {
         return Err(bad("there is no PEM certificate in it".into()));
     }
-    trusting(roots).map(Arc::new)
+    trusting(roots, clock).map(Arc::new)
 }
 
 /// Trusts nobody: for the local socket, where there is no TLS. Without a configuration of its own the
 /// HTTP client would look for a process-wide provider and panic.
 pub(super) fn nobody() -> Result<ClientConfig, ClientError> {
-    trusting(RootCertStore::empty())
+    trusting(RootCertStore::empty(), Arc::new(DefaultTimeProvider))
 }
 
-fn trusting(roots: RootCertStore) -> Result<ClientConfig, ClientError> {
+fn trusting(roots: RootCertStore, clock: Arc<dyn TimeProvider>) -> Result<ClientConfig, ClientError> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Arc::new(CityVerifier { roots, provider: provider.clone() });
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_details(provider, clock)
         .with_safe_default_protocol_versions()
         .map_err(|error| ClientError::Config { why: error.to_string() })?
         .dangerous()

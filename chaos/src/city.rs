@@ -43,6 +43,8 @@ pub struct City {
     pub runtime: Runtime,
     scpd: PathBuf,
     disk_mib: Option<u64>,
+    /// How VMs run, if any.
+    accelerator: &'static str,
     /// Only in scenarios that move them: every look at the time costs a read of a file.
     pub clocks: Option<Clocks>,
     /// Pid of each server's `scpd`, as long as we have not seen it end.
@@ -56,7 +58,7 @@ impl City {
     /// Builds the servers and founds the city on the first ones.
     pub fn build(scenario: &Scenario, binaries: &Path) -> Result<Self> {
         let plan = &scenario.city;
-        let servers = Servers::build(&Options { count: plan.nodes + plan.spare, libvirt: false })?;
+        let servers = Servers::build(&Options { count: plan.nodes + plan.spare, libvirt: plan.vms > 0 })?;
         let scpd = servers.run.dir.join("scpd");
         let from = binaries.join("scpd");
         // A copy: one that is compiled meanwhile is not the one under test.
@@ -68,6 +70,7 @@ impl City {
             runtime: runtime.context("the async runtime cannot be made")?,
             scpd,
             disk_mib: plan.disk_mib,
+            accelerator: if plan.vms > 0 { "tcg" } else { "none" },
             clocks,
             pids: BTreeMap::new(),
             members: BTreeMap::new(),
@@ -135,11 +138,12 @@ impl City {
     /// Starts `scpd` and waits for nothing.
     pub fn spawn_scpd(&mut self, name: &str) -> Result<()> {
         let scpd = self.scpd.clone();
+        let accelerator = self.accelerator;
         let server = self.servers.get(name)?;
         let zone = format!("z{}", name.trim_start_matches('n'));
         let mut command = server.command(&scpd)?;
         command.args(["--data-dir", DATA_DIR, "--listen", &server.address, "--socket", SOCKET]);
-        command.args(["--name", name, "--zone", &zone, "--accelerator", "none"]);
+        command.args(["--name", name, "--zone", &zone, "--accelerator", accelerator]);
         // Each request is in the history already.
         command.env("SCPD_LOG", "info,openraft=warn,scp_api::server::frame=warn").env("NO_COLOR", "1");
         if let Some(clocks) = &self.clocks {

@@ -42,6 +42,7 @@ pub fn inject(city: &mut City, step: &Step, targets: &[String], peers: &[String]
             Fault::PowerCut => drop(city.servers.get(name)?.kill_everything()?),
             Fault::Unplug => city.server(name)?.set_cable(false)?,
             Fault::Cut | Fault::Lose => filter(city, step, name, peers)?,
+            Fault::Freeze => city.server(name)?.set_frozen(true)?,
             Fault::FillDisk => fill_disk(city, name)?,
             Fault::Join => city.join(name)?,
             Fault::Leave => city.leave(name)?,
@@ -59,6 +60,7 @@ pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<Opt
         match step.fault {
             Fault::Kill | Fault::Terminate => city.wait_for_end(name)?,
             Fault::Pause => city.signal(name, Signal::CONT)?,
+            Fault::Freeze => city.server(name)?.set_frozen(false)?,
             Fault::Unplug => city.server(name)?.set_cable(true)?,
             Fault::Cut | Fault::Lose => {
                 nft(city, name, &format!("delete table inet {}", table(step.fault)))?;
@@ -84,6 +86,7 @@ pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<Opt
             | Fault::Lose
             | Fault::FillDisk
             | Fault::Corrupt
+            | Fault::Freeze
             | Fault::Clock
             | Fault::Join
             | Fault::Leave => {}

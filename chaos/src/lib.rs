@@ -14,6 +14,7 @@
 //! - Every acknowledged creation is on every node once; one without an answer at most once.
 //! - All nodes end healthy, at the same applied index, holding the same.
 //! - After each fault that is waited for, and at the end, the city is healthy within 90 s and takes changes.
+//! - Each VM ends running, once, where the city says.
 //! - No request is refused without a reason that the scenario gives (a 4xx is one too many).
 //!
 //! How long something took is measured and told, not judged: the machine may be busy.
@@ -26,6 +27,7 @@
 //! [city]                          # all optional
 //! nodes = 3                       # in the city from the beginning: n1, n2, …
 //! spare = 0                       # further servers, for join
+//! vms = 0                         # real virtual machines: v1, v2, …
 //! disk_mib = 96                   # each data directory a tmpfs of this size
 //!
 //! [load]                          # all optional
@@ -38,7 +40,7 @@
 //!
 //! [[step]]                        # in order
 //! fault = "kill"                  # see below
-//! target = "leader"               # leader, follower, random, all, majority, each, or a server's name
+//! target = "leader"               # leader, follower, random, all, majority, vm_host, each, or a server's name
 //! after_ms = 1000                 # pause before it
 //! for_ms = 0                      # taken back after so long
 //! repeat = 1                      # each repetition chooses its target anew
@@ -51,6 +53,7 @@
 //! | `kill` | SIGKILL for `scpd` | started again |
 //! | `terminate` | SIGTERM for `scpd` | started again |
 //! | `pause` | SIGSTOP for `scpd` | SIGCONT |
+//! | `freeze` | SIGSTOP for everything on the server, VMs too | SIGCONT |
 //! | `power_cut` | SIGKILL for everything on the server, `/run` lost | switched on again |
 //! | `unplug` | the cable, clients included | plugged in |
 //! | `cut` | packets of the links to `peers` dropped, `way` = `both`, `in` or `out` | rules removed |
@@ -73,8 +76,6 @@
 //! - Clocks that run too fast or too slow, disks that are slow or lose synced data, packets that are late:
 //!   one kernel serves all servers, with one page cache. A power cut therefore loses nothing that was
 //!   written. `sim/` tries all of these.
-//! - Virtual machines: every `scpd` here runs with `--accelerator none`. That none runs twice is looked at
-//!   by `cargo xtask demo` and in `sim/`.
 
 pub mod city;
 pub mod clocks;
@@ -87,6 +88,7 @@ mod linear;
 pub mod report;
 mod run;
 pub mod scenario;
+mod vms;
 pub mod workload;
 
 pub use run::{Options, play};

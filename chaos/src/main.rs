@@ -24,6 +24,9 @@ struct Flags {
     /// Directory that holds `scpd`
     #[arg(long, env = "SCP_BINARIES", default_value = "target/debug", value_name = "DIR")]
     binaries: PathBuf,
+    /// Image that VMs boot from; for scenarios with `vms`
+    #[arg(long, env = "SCP_GUEST_IMAGE", value_name = "FILE")]
+    guest: Option<PathBuf>,
     /// Where history and logs are kept when a scenario fails
     #[arg(long, default_value = "/var/tmp/scp-chaos", value_name = "DIR")]
     out: PathBuf,
@@ -32,7 +35,8 @@ struct Flags {
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let seed = flags.seed.unwrap_or_else(rand::random);
-    let options = Options { short: flags.short, seed, binaries: flags.binaries, out: flags.out };
+    let options =
+        Options { short: flags.short, seed, binaries: flags.binaries, guest: flags.guest, out: flags.out };
     let mut is_good = true;
     for path in &flags.scenarios {
         match play(path, &options) {

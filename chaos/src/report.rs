@@ -20,6 +20,10 @@ pub struct Blow {
     pub unavailable: Micros,
     /// From the fault to the city's saying that a target is down; none when it never did.
     pub declared: Option<Micros>,
+    /// From the fault to the first new process of a VM; none where there are no VMs, or none was started.
+    pub restarted: Option<Micros>,
+    /// How long a VM had two processes that could run, until the city was healthy; none where there are no VMs.
+    pub ran_twice: Option<Micros>,
     pub note: Option<String>,
 }
 
@@ -70,9 +74,11 @@ impl Spread {
 /// A measure's name, and its value of a blow.
 type Measure = (&'static str, fn(&Blow) -> Option<Micros>);
 
-const MEASURES: [Measure; 3] = [
+const MEASURES: [Measure; 5] = [
     ("unavailable_ms", |blow| Some(blow.unavailable)),
     ("declared_dead_ms", |blow| blow.declared),
+    ("vm_restarted_ms", |blow| blow.restarted),
+    ("vm_ran_twice_ms", |blow| blow.ran_twice),
     ("healthy_again_ms", |blow| blow.healthy.map(|healthy| healthy.saturating_sub(blow.back))),
 ];
 
@@ -139,12 +145,15 @@ impl fmt::Display for Report {
             self.writes, self.reads, self.creations, self.unknown
         )?;
         let ms = |value: Option<Micros>| value.map_or("-".into(), |micros| (micros / 1000).to_string());
-        writeln!(f, "\n     at s  fault       unavailable  declared dead  healthy again  target")?;
+        writeln!(
+            f,
+            "\n     at s  fault       unavailable  declared dead  VM elsewhere  VM twice  healthy again  target"
+        )?;
         for blow in self.blows.iter().take(BLOWS_SHOWN_MAX) {
-            let [unavailable, declared, healthy] = MEASURES.map(|(_, of)| ms(of(blow)));
+            let [unavailable, declared, restarted, twice, healthy] = MEASURES.map(|(_, of)| ms(of(blow)));
             writeln!(
                 f,
-                "{:9.2}  {:<10} {unavailable:>12}  {declared:>13}  {healthy:>13}  {}",
+                "{:9.2}  {:<10} {unavailable:>12}  {declared:>13}  {restarted:>12}  {twice:>8}  {healthy:>13}  {}",
                 seconds(blow.at),
                 blow.fault,
                 blow.targets.join(" ")
@@ -228,7 +237,7 @@ mod tests {
             healthy: Some(2_500_000),
             unavailable: 700_000,
             declared: Some(900_000),
-            note: None,
+            ..Blow::default()
         };
         let report = Report {
             scenario: "x".into(),

@@ -22,6 +22,7 @@ use crate::{
     judge::{Holding, judge},
     report::{Blow, Report, longest_gap},
     scenario::{Fault, Scenario, Step, Target},
+    vms::{self, VmWatch},
     workload::Workload,
 };
 
@@ -32,6 +33,8 @@ pub struct Options {
     pub seed: u64,
     /// Directory that holds `scpd`.
     pub binaries: PathBuf,
+    /// What VMs boot from.
+    pub guest: Option<PathBuf>,
     /// Where history and logs are kept when something is wrong.
     pub out: PathBuf,
 }
@@ -47,12 +50,13 @@ pub fn play(path: &Path, options: &Options) -> Result<Report> {
         clock,
         wall_ms: u64::try_from(wall_ms.as_millis()).context("the clock is far in the future")?,
         random: StdRng::seed_from_u64(options.seed),
+        vms: None,
         blows: Vec::new(),
         downs: BTreeMap::new(),
         violations: Vec::new(),
     };
     run.talk(&format!("a city of {} nodes is founded", scenario.city.nodes));
-    let played = run.play(&scenario);
+    let played = run.supply(&scenario, options).and_then(|()| run.play(&scenario));
     let (history, holdings) = match played {
         Ok(seen) => seen,
         Err(error) => {
@@ -94,6 +98,8 @@ struct Run {
     /// Milliseconds since 1970 when the run's clock began: the servers share this machine's clock.
     wall_ms: u64,
     random: StdRng,
+    /// Only where there are VMs.
+    vms: Option<VmWatch>,
     blows: Vec<Blow>,
     /// When the city said that a node is down: by event, the time on our clock and the node's id.
     downs: BTreeMap<u64, (Micros, String)>,
@@ -103,6 +109,17 @@ struct Run {
 impl Run {
     fn talk(&self, what: &str) {
         eprintln!("{:9.2}  {what}", seconds(self.clock.now()));
+    }
+
+    fn supply(&mut self, scenario: &Scenario, options: &Options) -> Result<()> {
+        if scenario.city.vms > 0 {
+            let guest = options.guest.as_ref();
+            let guest =
+                guest.context("VMs boot from an image: --guest FILE; `cargo xtask guest` builds one")?;
+            vms::supply(&self.city, guest, scenario.city.vms)?;
+            self.vms = Some(VmWatch::start(&self.city, self.clock));
+        }
+        Ok(())
     }
 
     fn play(&mut self, scenario: &Scenario) -> Result<(History, Vec<Holding>)> {
@@ -120,6 +137,9 @@ impl Run {
         let now = self.clock.now();
         if wait_until(SOON, || (load.last_acknowledged() > now).then_some(())).is_none() {
             self.violations.push("no change is acknowledged after all is healed".into());
+        }
+        if self.vms.is_some() {
+            self.violations.extend(vms::verdict(&self.city));
         }
         let (history, registers) = load.end()?;
         self.talk("clients have ended; what each node holds is compared");
@@ -204,7 +224,20 @@ impl Run {
         self.note_downs();
         let declared = self.declared(at, &ids);
         let note = note.or(last_note);
-        let blow = Blow { fault: word, targets, at, back, healthy, declared, note, unavailable: 0 };
+        let restarted = self.vms.as_ref().and_then(|vms| vms.restarted(at));
+        let ran_twice = self.vms.as_ref().map(|vms| vms.ran_twice(at, self.clock.now()));
+        let blow = Blow {
+            fault: word,
+            targets,
+            at,
+            back,
+            healthy,
+            declared,
+            restarted,
+            ran_twice,
+            note,
+            ..Blow::default()
+        };
         self.blows.push(blow);
         Ok(())
     }
@@ -230,6 +263,10 @@ impl Run {
                 vec![members.choose(&mut self.random).context("the city has no nodes")?.clone()]
             }
             Target::All | Target::Each => members,
+            Target::VmHost => {
+                let host = wait_until(SOON, || vms::host(&self.city));
+                vec![host.context("nobody says where the VM is")?]
+            }
             Target::Majority => {
                 let leader = led(&self.city)?;
                 let count = members.len() / 2 + 1;

@@ -30,11 +30,13 @@ pub struct CityPlan {
     pub spare: usize,
     /// Size of each data directory, which is a tmpfs then; without it, a directory of this machine's disk.
     pub disk_mib: Option<u64>,
+    /// Real virtual machines: v1, v2, …
+    pub vms: usize,
 }
 
 impl Default for CityPlan {
     fn default() -> Self {
-        Self { nodes: 3, spare: 0, disk_mib: None }
+        Self { nodes: 3, spare: 0, disk_mib: None, vms: 0 }
     }
 }
 
@@ -76,6 +78,7 @@ pub enum Fault {
     Lose,
     FillDisk,
     Corrupt,
+    Freeze,
     Clock,
     Join,
     Leave,
@@ -94,6 +97,7 @@ impl Fault {
             Self::Lose => "lose",
             Self::FillDisk => "fill_disk",
             Self::Corrupt => "corrupt",
+            Self::Freeze => "freeze",
             Self::Clock => "clock",
             Self::Join => "join",
             Self::Leave => "leave",
@@ -112,7 +116,8 @@ impl Fault {
             | Self::Cut
             | Self::Lose
             | Self::FillDisk
-            | Self::Corrupt => false,
+            | Self::Corrupt
+            | Self::Freeze => false,
         }
     }
 }
@@ -130,6 +135,8 @@ pub enum Target {
     All,
     /// More than half of the nodes at once, the leader among them.
     Majority,
+    /// The one that runs the first VM.
+    VmHost,
     /// All, one after the other.
     Each,
     /// The server of this name: n1, n2, …
@@ -144,6 +151,7 @@ impl From<String> for Target {
             "random" => Self::Random,
             "all" => Self::All,
             "majority" => Self::Majority,
+            "vm_host" => Self::VmHost,
             "each" => Self::Each,
             _ => Self::Named(word),
         }
@@ -272,6 +280,9 @@ impl Scenario {
         if step.fault.is_final() && step.for_ms > 0 {
             bail!("it is not taken back: no for_ms");
         }
+        if step.target == Target::VmHost && self.city.vms == 0 {
+            bail!("there is no VM: give the city vms");
+        }
         for target in [Some(&step.target), step.peers.as_ref()].into_iter().flatten() {
             self.check_target(target)?;
         }
@@ -289,7 +300,7 @@ impl Scenario {
         match number {
             Some(number) if (1..=servers).contains(&number) => Ok(()),
             Some(_) | None => bail!(
-                "{name:?} is no target: leader, follower, random, all, majority, each, or n1 to n{servers}"
+                "{name:?} is no target: leader, follower, random, all, majority, vm_host, each, or n1 to n{servers}"
             ),
         }
     }
@@ -340,6 +351,7 @@ mod tests {
         assert!(refused("[[step]]\nfault='lose'\ntarget='n1'\n").contains("percent"));
         assert!(refused("[[step]]\nfault='kill'\ntarget='n1'\nway='in'\n").contains("way"));
         assert!(refused("[[step]]\nfault='fill_disk'\ntarget='n1'\n").contains("disk_mib"));
+        assert!(refused("[[step]]\nfault='kill'\ntarget='vm_host'\n").contains("vms"));
         assert!(refused("[[step]]\nfault='clock'\ntarget='n1'\n").contains("shift_s"));
         assert!(refused("[[step]]\nfault='kill'\ntarget='n1'\nshift_s=5\n").contains("shift_s"));
         assert!(refused("[[step]]\nfault='join'\ntarget='random'\n").contains("by name"));

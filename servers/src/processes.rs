@@ -17,6 +17,14 @@ pub struct VmProcess {
     pub uuid: String,
 }
 
+impl VmProcess {
+    /// Whether a signal has stopped it: it is there, and does nothing.
+    pub fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+    }
+}
+
 /// Pids of everything alive; a zombie has no namespace and no command line, so it drops out below.
 fn pids() -> Result<Vec<u32>> {
     let entries = fs::read_dir("/proc").context("/proc cannot be read")?;
@@ -35,6 +43,17 @@ fn namespace_of_pid(pid: u32) -> Option<u64> {
 /// Everything in that network namespace.
 pub(crate) fn pids_in(namespace: u64) -> Result<Vec<u32>> {
     Ok(pids()?.into_iter().filter(|pid| namespace_of_pid(*pid) == Some(namespace)).collect())
+}
+
+/// A signal for everything in that network namespace.
+pub(crate) fn signal_all_in(namespace: u64, signal: Signal) -> Result<()> {
+    for pid in pids_in(namespace)? {
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            // One that is gone needs none.
+            let _ = kill_process(pid, signal);
+        }
+    }
+    Ok(())
 }
 
 /// SIGKILL for everything in that network namespace, until nothing is left: a process that forks while

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 
 use crate::{command::run as run_command, daemons, processes, run, run::Run};
 
@@ -195,6 +196,11 @@ impl Server {
             child.wait().context("a killed process cannot be waited for")?;
         }
         Ok(killed)
+    }
+
+    /// The whole server stands still, or goes on: every process on it, virtual machines too.
+    pub fn set_frozen(&self, frozen: bool) -> Result<()> {
+        processes::signal_all_in(self.inode, if frozen { Signal::STOP } else { Signal::CONT })
     }
 
     /// Pulls the network cable, or plugs it in again.

@@ -169,11 +169,16 @@ impl City {
         self.pids.get(name).is_some_and(|pid| Path::new(&format!("/proc/{pid}/exe")).exists())
     }
 
+    /// Pid of its `scpd`.
+    pub fn pid(&self, name: &str) -> Result<u32> {
+        let pid = self.pids.get(name).copied().filter(|_| self.is_alive(name));
+        pid.with_context(|| format!("scpd does not run on {name}"))
+    }
+
     /// Sends its `scpd` a signal.
     pub fn signal(&self, name: &str, signal: Signal) -> Result<()> {
-        let pid = self.pids.get(name).copied().filter(|_| self.is_alive(name));
-        let pid = pid.with_context(|| format!("scpd does not run on {name}"))?;
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a pid is a positive i32")?;
+        let pid =
+            i32::try_from(self.pid(name)?).ok().and_then(Pid::from_raw).context("a pid is a positive i32")?;
         kill_process(pid, signal).with_context(|| format!("scpd on {name} cannot be signalled"))
     }
 

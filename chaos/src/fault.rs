@@ -19,6 +19,7 @@ use scp_servers::wait_until;
 
 use crate::{
     city::{City, DATA_DIR, SOON},
+    disk,
     scenario::{Fault, Step, Way},
 };
 
@@ -42,6 +43,11 @@ pub fn inject(city: &mut City, step: &Step, targets: &[String], peers: &[String]
             Fault::PowerCut => drop(city.servers.get(name)?.kill_everything()?),
             Fault::Unplug => city.server(name)?.set_cable(false)?,
             Fault::Cut | Fault::Lose => filter(city, step, name, peers)?,
+            Fault::SlowDisk => {
+                let limit = step.writes_per_s.context("a scenario that was checked says how slow")?;
+                let dir = city.server(name)?.path(DATA_DIR)?;
+                disk::slow_down(&group(city, name), city.pid(name)?, &dir, limit)?;
+            }
             Fault::Freeze => city.server(name)?.set_frozen(true)?,
             Fault::FillDisk => fill_disk(city, name)?,
             Fault::Join => city.join(name)?,
@@ -60,6 +66,7 @@ pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<Opt
         match step.fault {
             Fault::Kill | Fault::Terminate => city.wait_for_end(name)?,
             Fault::Pause => city.signal(name, Signal::CONT)?,
+            Fault::SlowDisk => disk::speed_up(&group(city, name))?,
             Fault::Freeze => city.server(name)?.set_frozen(false)?,
             Fault::Unplug => city.server(name)?.set_cable(true)?,
             Fault::Cut | Fault::Lose => {
@@ -86,6 +93,7 @@ pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<Opt
             | Fault::Lose
             | Fault::FillDisk
             | Fault::Corrupt
+            | Fault::SlowDisk
             | Fault::Freeze
             | Fault::Clock
             | Fault::Join
@@ -93,6 +101,11 @@ pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<Opt
         }
     }
     Ok((!notes.is_empty()).then(|| notes.join("; ")))
+}
+
+/// What a server's limit is called.
+fn group(city: &City, name: &str) -> String {
+    format!("scp-{}-{name}", city.servers.run.id)
 }
 
 fn table(fault: Fault) -> String {

@@ -59,6 +59,7 @@
 //! | `cut` | packets of the links to `peers` dropped, `way` = `both`, `in` or `out` | rules removed |
 //! | `lose` | the same, by chance: `percent` of them | rules removed |
 //! | `fill_disk` | a file takes all space (needs `disk_mib`) | file removed |
+//! | `slow_disk` | `scpd` may write `writes_per_s` times a second | as before |
 //! | `corrupt` | stopped, a byte of `file` flipped, started | if it refused to start: removed from the city, emptied, joined anew |
 //! | `clock` | the wall clock is `shift_s` seconds ahead from then on (0: right again); of all, the clients' too | |
 //! | `join`, `leave` | a server joins or leaves the city | |
@@ -73,12 +74,13 @@
 //! cleaned up (see `scp_servers`).
 //!
 //! # Caveats: what is not tried here
-//! - Clocks that run too fast or too slow, disks that are slow or lose synced data, packets that are late:
+//! - Clocks that run too fast or too slow, disks that lose synced data, packets that are late:
 //!   one kernel serves all servers, with one page cache. A power cut therefore loses nothing that was
 //!   written. `sim/` tries all of these.
 
 pub mod city;
 pub mod clocks;
+mod disk;
 pub mod fault;
 pub mod history;
 pub mod judge;

@@ -78,6 +78,7 @@ pub enum Fault {
     Lose,
     FillDisk,
     Corrupt,
+    SlowDisk,
     Freeze,
     Clock,
     Join,
@@ -97,6 +98,7 @@ impl Fault {
             Self::Lose => "lose",
             Self::FillDisk => "fill_disk",
             Self::Corrupt => "corrupt",
+            Self::SlowDisk => "slow_disk",
             Self::Freeze => "freeze",
             Self::Clock => "clock",
             Self::Join => "join",
@@ -117,6 +119,7 @@ impl Fault {
             | Self::Lose
             | Self::FillDisk
             | Self::Corrupt
+            | Self::SlowDisk
             | Self::Freeze => false,
         }
     }
@@ -183,6 +186,8 @@ pub struct Step {
     pub way: Way,
     /// `lose`: of a hundred packets, how many.
     pub percent: Option<u8>,
+    /// `slow_disk`: how often `scpd` may write in a second.
+    pub writes_per_s: Option<u32>,
     /// `corrupt`: the first file whose path in the data directory begins so.
     pub file: Option<String>,
     /// `clock`, `power_cut`: from then on the target's clock is so many seconds ahead; of all targets, the
@@ -265,6 +270,12 @@ impl Scenario {
         }
         if (step.fault == Fault::Corrupt) != step.file.is_some() {
             bail!("file is for corrupt, and needed there");
+        }
+        if (step.fault == Fault::SlowDisk) != step.writes_per_s.is_some() {
+            bail!("writes_per_s is for slow_disk, and needed there");
+        }
+        if step.fault == Fault::SlowDisk && self.city.disk_mib.is_some() {
+            bail!("a data directory of limited size lies in memory, which is never slow");
         }
         match (step.fault, step.shift_s) {
             (Fault::Clock, None) => bail!("shift_s is needed"),
@@ -352,6 +363,7 @@ mod tests {
         assert!(refused("[[step]]\nfault='kill'\ntarget='n1'\nway='in'\n").contains("way"));
         assert!(refused("[[step]]\nfault='fill_disk'\ntarget='n1'\n").contains("disk_mib"));
         assert!(refused("[[step]]\nfault='kill'\ntarget='vm_host'\n").contains("vms"));
+        assert!(refused("[[step]]\nfault='slow_disk'\ntarget='n1'\n").contains("writes_per_s"));
         assert!(refused("[[step]]\nfault='clock'\ntarget='n1'\n").contains("shift_s"));
         assert!(refused("[[step]]\nfault='kill'\ntarget='n1'\nshift_s=5\n").contains("shift_s"));
         assert!(refused("[[step]]\nfault='join'\ntarget='random'\n").contains("by name"));

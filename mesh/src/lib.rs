@@ -26,6 +26,8 @@
 //! - Gossip and heartbeats may be lost, and are repeated.
 
 pub mod authority;
+#[cfg(test)]
+mod bad_frames;
 mod call;
 pub mod certificate;
 pub mod clock;
@@ -45,6 +47,8 @@ pub mod renew;
 mod restart;
 mod serve;
 pub mod suite;
+#[cfg(test)]
+mod testing;
 mod tls;
 pub mod token;
 pub mod transport;

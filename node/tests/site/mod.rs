@@ -26,6 +26,7 @@ use scp_node::{
     daemon::{Daemon, NewCity},
     local,
 };
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use tower::ServiceExt;
 use uuid::Uuid;
@@ -33,7 +34,7 @@ use uuid::Uuid;
 /// Of the user `admin`.
 pub const PASSWORD: &str = "correct horse battery staple";
 /// Tests hash often, and guard nothing.
-const CHEAP: PasswordCost = PasswordCost { memory_kib: 8, passes: 1, lanes: 1 };
+pub const CHEAP: PasswordCost = PasswordCost { memory_kib: 8, passes: 1, lanes: 1 };
 
 /// Generous: the machines that run this are small and busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -160,12 +161,17 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// What the local socket answers: status and problem.
+/// What the local socket answers when it refuses: status and problem.
 pub async fn locally(server: &Server, path: &str, body: &str) -> (u16, scp_api::v1::Problem) {
+    ask_locally(server, path, body).await
+}
+
+/// What the local socket answers: status and JSON.
+pub async fn ask_locally<T: DeserializeOwned>(server: &Server, path: &str, body: &str) -> (u16, T) {
     let request = Request::post(path).header("content-type", "application/json");
     let request = request.body(Body::from(body.to_owned())).expect("a request");
     let response = local::router(server.daemon.clone()).oneshot(request).await.expect("it answers");
     let status = response.status().as_u16();
     let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a short body");
-    (status, serde_json::from_slice(&bytes).expect("a problem"))
+    (status, serde_json::from_slice(&bytes).expect("the JSON that was expected"))
 }

@@ -122,7 +122,10 @@ impl Cluster for Door {
     async fn take_image(&self, image: ImageId, body: ByteStream) -> Result<ImageContent, ClusterError> {
         self.engines.images.take(image, body).await.map_err(|error| match error {
             TakeError::BadContent { code, why } => ClusterError::BadContent { code, why },
-            other => ClusterError::Internal { why: other.to_string() },
+            broken @ TakeError::Broken(_) => {
+                ClusterError::BadContent { code: "broken_off", why: format!("{broken}; repeat the upload") }
+            }
+            TakeError::Failed(error) => ClusterError::Internal { why: error.to_string() },
         })
     }
 

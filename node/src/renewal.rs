@@ -46,7 +46,9 @@ impl Renewal {
                     identity = renewed;
                     issued_for = names;
                 }
-                Err(why) => tracing::warn!(%why, "the certificate was not renewed; trying again in some seconds"),
+                Err(why) => {
+                    tracing::warn!(%why, "the certificate was not renewed; trying again in some seconds")
+                }
             }
         }
     }

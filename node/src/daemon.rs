@@ -78,11 +78,26 @@ impl Daemon {
 
     /// The same by another clock than the system's.
     pub async fn start_with(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        let config = Arc::new(config);
         let directory = IdentityDirectory::open(config.data_dir.join("identity"))?;
-        let server = Arc::new(Server::open(&config, clock.clone()).await?);
-        let daemon =
-            Self { config, clock, directory, server, member: ArcSwapOption::empty(), change: Mutex::new(()) };
+        let server = Server::open(&config, clock.clone()).await?;
+        Self::start_on(server, config, clock, directory).await
+    }
+
+    /// The same on a server that was opened before.
+    pub async fn start_on(
+        server: Server,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        directory: IdentityDirectory,
+    ) -> Result<Self> {
+        let daemon = Self {
+            config: Arc::new(config),
+            clock,
+            directory,
+            server: Arc::new(server),
+            member: ArcSwapOption::empty(),
+            change: Mutex::new(()),
+        };
         if let Some(identity) = daemon.directory.load()? {
             let member = daemon.start_member(identity, Vec::new()).await?;
             let dir = daemon.config.data_dir.clone();

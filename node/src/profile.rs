@@ -1,4 +1,5 @@
-//! Keeps what the city knows of this server true: after an upgrade, a new address, more memory.
+//! Keeps what the city knows of this server true: after an upgrade, a new address, more memory, a
+//! hypervisor that was installed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ pub struct Profile {
 impl Profile {
     pub async fn keep(self, stop: CancellationToken) {
         let mut applied = self.proposer.published.applied();
+        let mut compute = self.server.compute.clone();
         loop {
             let pause = match self.outdated(&self.proposer.published.state()) {
                 Some(profile) => self.update(profile).await,
@@ -32,6 +34,7 @@ impl Profile {
             };
             tokio::select! {
                 () = stop.cancelled() => return,
+                Ok(()) = compute.changed() => {}
                 () = tokio::time::sleep(pause), if !pause.is_zero() => {}
                 changed = applied.changed(), if pause.is_zero() => if changed.is_err() { return },
             }

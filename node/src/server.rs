@@ -10,6 +10,7 @@ use scp_model::{
     Country, PROTOCOL, Resources,
     node::{Compute, NodeProfile},
 };
+use tokio::sync::watch;
 
 use crate::{
     admit::COUNTRY_UNKNOWN,
@@ -29,7 +30,8 @@ pub struct Server {
     /// The image store itself, for its upkeep.
     pub images: Arc<Images>,
     pub chunks: Arc<MeshChunks>,
-    pub compute: Compute,
+    /// How it runs VMs; a hypervisor that was not there may come.
+    pub compute: watch::Receiver<Compute>,
     pub capacity: Resources,
 }
 
@@ -47,10 +49,10 @@ impl Server {
             Accelerator::Kvm => open(config, &images, Some(probe::Accelerator::Kvm), clock).await,
             Accelerator::Tcg => open(config, &images, Some(probe::Accelerator::Tcg), clock).await,
         };
-        match &compute {
+        match &*compute.borrow() {
             Compute::None { reason } => tracing::warn!(%reason, "this server runs no VMs"),
-            Compute::Kvm | Compute::Tcg | Compute::Off => {
-                tracing::info!(?compute, "how this server runs VMs")
+            known @ (Compute::Kvm | Compute::Tcg | Compute::Off) => {
+                tracing::info!(compute = ?known, "how this server runs VMs")
             }
         }
         let capacity = probe::resources(&config.data_dir).context("cannot tell what this server has")?;
@@ -76,7 +78,7 @@ impl Server {
             protocol: PROTOCOL,
             capacity: self.capacity,
             reserved: reserved(config, self.capacity),
-            compute: self.compute.clone(),
+            compute: self.compute.borrow().clone(),
         })
     }
 }
@@ -90,12 +92,12 @@ fn reserved(config: &Config, capacity: Resources) -> Resources {
     }
 }
 
-type Opened = (Arc<dyn scp_drivers::Hypervisor>, Compute);
+type Opened = (Arc<dyn scp_drivers::Hypervisor>, watch::Receiver<Compute>);
 
 fn switched_off() -> Opened {
     let compute = Compute::Off;
     let reason = compute.why_not().unwrap_or_default().into();
-    (Arc::new(hypervisor::Absent { reason }), compute)
+    (Arc::new(hypervisor::Absent { reason }), hypervisor::settled(compute))
 }
 
 async fn open(

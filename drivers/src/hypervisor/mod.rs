@@ -7,9 +7,13 @@ use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+#[cfg(feature = "libvirt")]
+use futures::future::BoxFuture;
 use scp_model::{Fact, Op, VmId, node::Compute};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+#[cfg(feature = "libvirt")]
+use self::late::{Held, Late};
 use crate::{
     Clock, Driver, DriverError,
     console::{ConsoleError, ConsoleStream},
@@ -64,44 +68,63 @@ pub const LIBVIRT_URI: &str = "qemu:///system";
 /// As long as systemd gives its slowest services by default, halved.
 pub const REBOOT_GRACE_MS: u64 = 45_000;
 
-/// Opens the hypervisor of this server and says what it can do. Never fails: a server without one
-/// joins all the same, runs no VMs and says why.
+/// What an attempt gives: a driver, and what the server can do with it.
+type Opened = (Arc<dyn Hypervisor>, Compute);
+
+/// Opens the hypervisor of this server and says what it can do, now and whenever that changes. Never
+/// fails: a server without one joins all the same, runs no VMs, says why, and looks for one from time to
+/// time.
 ///
 /// A server that has files of VMs and whose libvirt does not answer is another matter: what runs there
-/// is unknown, not nothing. Its driver fails as retryable and connects as soon as it can; new VMs are not
-/// placed there until `scpd` is started again.
-pub async fn open(config: HypervisorConfig) -> (Arc<dyn Hypervisor>, Compute) {
+/// is unknown, not nothing. Its driver fails as retryable and connects as soon as it can.
+pub async fn open(config: HypervisorConfig) -> (Arc<dyn Hypervisor>, watch::Receiver<Compute>) {
     match open_real(config.clone()).await {
-        Ok(opened) => opened,
-        Err(reason) => {
-            let driver = without(config, reason.clone());
-            (driver, Compute::None { reason })
-        }
+        Ok((driver, compute)) => (driver, settled(compute)),
+        Err(reason) => without(config, reason),
     }
 }
 
+/// What a server can do where nothing will change it.
+pub fn settled(compute: Compute) -> watch::Receiver<Compute> {
+    watch::channel(compute).1
+}
+
 #[cfg(feature = "libvirt")]
-fn without(config: HypervisorConfig, reason: String) -> Arc<dyn Hypervisor> {
+fn without(config: HypervisorConfig, reason: String) -> (Arc<dyn Hypervisor>, watch::Receiver<Compute>) {
     let vms = std::fs::read_dir(config.dir.join("vms"));
-    let held_vms = vms.is_ok_and(|mut vms| vms.next().is_some());
-    if held_vms { Arc::new(late::Late::new(config, reason)) } else { Arc::new(Absent { reason }) }
+    let held = if vms.is_ok_and(|mut vms| vms.next().is_some()) { Held::Vms } else { Held::NoVms };
+    let open = move || -> BoxFuture<'static, _> { Box::pin(connect(config.clone(), held)) };
+    let (late, compute) = Late::begin(Box::new(open), held, reason);
+    (late, compute)
 }
 
 #[cfg(not(feature = "libvirt"))]
-fn without(_config: HypervisorConfig, reason: String) -> Arc<dyn Hypervisor> {
-    Arc::new(Absent { reason })
+fn without(_config: HypervisorConfig, reason: String) -> (Arc<dyn Hypervisor>, watch::Receiver<Compute>) {
+    (Arc::new(Absent { reason: reason.clone() }), settled(Compute::None { reason }))
 }
 
 #[cfg(feature = "libvirt")]
-async fn open_real(config: HypervisorConfig) -> Result<(Arc<dyn Hypervisor>, Compute), String> {
-    let compute = crate::probe::compute(&config).await?;
+async fn open_real(config: HypervisorConfig) -> Result<Opened, String> {
+    connect(config, Held::NoVms).await
+}
+
+/// Where VMs were, they are looked after also if no new ones could be run: that server keeps the reason
+/// of it until `scpd` is started again.
+#[cfg(feature = "libvirt")]
+async fn connect(config: HypervisorConfig, held: Held) -> Result<Opened, String> {
+    let probed = crate::probe::compute(&config).await;
+    let compute = match (&probed, held) {
+        (Ok(compute), _) => compute.clone(),
+        (Err(_), Held::Vms) => Compute::Tcg,
+        (Err(reason), Held::NoVms) => return Err(reason.clone()),
+    };
     let connected = crate::libvirt::Libvirt::connect(config, &compute).await;
     let driver = connected.map_err(|error| error.to_string())?;
-    Ok((Arc::new(driver), compute))
+    Ok((Arc::new(driver), probed.unwrap_or_else(|reason| Compute::None { reason })))
 }
 
 #[cfg(not(feature = "libvirt"))]
-async fn open_real(_config: HypervisorConfig) -> Result<(Arc<dyn Hypervisor>, Compute), String> {
+async fn open_real(_config: HypervisorConfig) -> Result<Opened, String> {
     Err("this scpd was built without libvirt: build it with the feature `libvirt`".into())
 }
 
@@ -183,6 +206,7 @@ mod tests {
     async fn a_server_without_libvirt_runs_no_vms_and_says_why() {
         let dir = directory(0o711);
         let (driver, compute) = open(config(dir.path())).await;
+        let compute = compute.borrow().clone();
         let Compute::None { reason } = compute else { panic!("there is no libvirt, but {compute:?}") };
         assert!(!reason.is_empty());
         assert_eq!(driver.observe().await, Ok(vec![]));
@@ -202,7 +226,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("vms").join(VmId::from_u128(1).to_string()))
             .expect("makes one");
         let (driver, compute) = open(config(dir.path())).await;
-        assert!(!compute.runs_vms());
+        assert!(!compute.borrow().runs_vms());
         let observed = driver.observe().await;
         assert!(matches!(observed, Err(DriverError::Retryable { .. })), "{observed:?}");
     }
@@ -212,6 +236,7 @@ mod tests {
     async fn a_directory_that_qemu_cannot_reach_is_named_with_the_remedy() {
         let dir = directory(0o700);
         let (_, compute) = open(config(dir.path())).await;
+        let compute = compute.borrow().clone();
         let Compute::None { reason } = compute else { panic!("{compute:?}") };
         assert!(reason.contains(&format!("chmod o+x {}", dir.path().display())), "{reason}");
     }

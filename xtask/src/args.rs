@@ -54,7 +54,7 @@ pub const HELP: &str = "\
 cargo xtask demo [--keep] [--json]   three servers, one city, a VM that survives its server's death
 cargo xtask demo --end               ends the city that --keep left running
 cargo xtask on SERVER COMMAND...     runs a command on a server (n1, n2, n3) of the kept city
-cargo xtask test [STEP]...           everything: verify, tests, doctests, fuzz, commands, guest, chaos, demo, story
+cargo xtask test [STEP]...           everything: verify, tests, doctests, fuzz, guest, chaos, demo, story
 cargo xtask verify                   format, lints, layers, house rules; never writes
 cargo xtask fix                      mends what of that can be mended by itself
 cargo xtask fuzz [--seconds N]       each decoder for N seconds (default 20)

@@ -63,6 +63,18 @@ pub fn metadata() -> Result<serde_json::Value> {
     serde_json::from_str(&scp_servers::output(&mut command)?).context("cargo metadata is not JSON")
 }
 
+/// What `cargo metadata` says of everything that is compiled into what a server gets, with all features.
+pub fn graph() -> Result<serde_json::Value> {
+    let mut command = cargo(&["metadata", "--format-version", "1", "--locked", "--all-features"]);
+    command.args(["--filter-platform", "x86_64-unknown-linux-gnu"]);
+    serde_json::from_str(&scp_servers::output(&mut command)?).context("cargo metadata is not JSON")
+}
+
+/// A text file of the workspace.
+pub fn read(path: &str) -> Result<String> {
+    std::fs::read_to_string(root().join(path)).with_context(|| format!("{path} cannot be read"))
+}
+
 pub fn target_dir() -> Result<PathBuf> {
     let metadata = metadata()?;
     let dir = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;

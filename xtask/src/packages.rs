@@ -30,6 +30,8 @@ pub enum Step {
     Servers,
     /// Compiling the fuzz targets.
     Fuzz,
+    /// Checking what is not Rust.
+    Verify,
 }
 
 /// Every package that any step needs: which, for what, and why.
@@ -60,6 +62,7 @@ const TABLE: &[(Step, &str, &str)] = &[
     (Step::Servers, "qemu-system-x86", "runs virtual machines"),
     (Step::Servers, "qemu-utils", "qemu-img, for disks of virtual machines"),
     (Step::Servers, "util-linux", "nsenter and unshare"),
+    (Step::Verify, "systemd", "systemd-analyze, which checks scpd's unit file"),
 ];
 
 /// Package lists older than this are fetched anew before anything is installed: Debian removes a

@@ -16,8 +16,7 @@ use crate::{
     demo::{self, City},
     fuzz,
     packages::{self, Step},
-    talk,
-    verify::{self, Tree, commands_in},
+    talk, verify,
 };
 
 /// Fuzzing here is a smoke test: the long runs are `cargo xtask fuzz --seconds 3600`.
@@ -31,7 +30,6 @@ const STEPS: &[TestStep] = &[
     ("tests", tests),
     ("doctests", doc_tests),
     ("fuzz", || fuzz::fuzz(FUZZ_SECONDS).map(|()| ONE_PASSED)),
-    ("commands", || documented_commands().map(|()| ONE_PASSED)),
     ("guest", || crate::guest::check().map(|()| ONE_PASSED)),
     ("chaos", || crate::chaos::smoke().map(|()| ONE_PASSED)),
     ("demo", || demo::demo(args::Demo { keep: true, json: false }).map(|()| ONE_PASSED)),
@@ -167,29 +165,6 @@ fn run_counted(command: &mut Command) -> Result<Counts> {
     match child.wait().context("the test runner does not end")?.success() {
         true => Ok(counts),
         false => Err(Failed(Counts { failed: counts.failed.max(1), ..counts }).into()),
-    }
-}
-
-/// Every `scpctl …` in a document is a command that scpctl has.
-fn documented_commands() -> Result<()> {
-    let binaries = cargo::build_binaries()?;
-    let tree = Tree::read(cargo::root())?;
-    let mut wrong = Vec::new();
-    for (path, file) in tree.markdown() {
-        for (line, words) in commands_in(&file.text, "scpctl") {
-            let nouns =
-                words.split_whitespace().take_while(|word| word.chars().all(|c| c.is_ascii_lowercase()));
-            // A noun and a verb; what follows is a name or an option.
-            let mut command = Command::new(&binaries.scpctl);
-            command.args(nouns.take(2)).arg("--help");
-            if scp_servers::output(&mut command).is_err() {
-                wrong.push(format!("{path}:{line}: scpctl {words}"));
-            }
-        }
-    }
-    match wrong.is_empty() {
-        true => Ok(()),
-        false => bail!("scpctl has no such command:\n    {}", wrong.join("\n    ")),
     }
 }
 

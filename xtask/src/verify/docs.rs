@@ -98,7 +98,7 @@ pub fn invariants_name_their_tests(tree: &Tree) -> Findings {
 }
 
 /// Commands of one program in the fenced blocks of a document: each line's words behind its name.
-pub fn commands_in<'a>(text: &'a str, program: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
+fn commands_in<'a>(text: &'a str, program: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
     let mut fenced = false;
     text.lines().enumerate().filter_map(move |(at, line)| {
         if line.trim_start().starts_with("```") {

@@ -3,11 +3,13 @@
 //! Every check is a function from the source tree to findings, `path:line: what is wrong`; all run, and
 //! all findings are shown, so that one run tells everything.
 
+mod deny;
 mod docs;
 mod layers;
 mod rust;
 mod tidy;
 mod tree;
+mod unit;
 mod words;
 
 use anyhow::{Result, bail};
@@ -18,8 +20,8 @@ use crate::{
     talk,
 };
 
-pub use docs::{commands_in, story};
-pub use tree::Tree;
+pub use docs::story;
+use tree::Tree;
 
 /// What is wrong, each as `path:line: what`.
 pub type Findings = Vec<String>;
@@ -43,7 +45,7 @@ const CHECKS: &[Check] = &[
 
 /// Runs everything.
 pub fn verify() -> Result<()> {
-    packages::install(&[Step::Build])?;
+    packages::install(&[Step::Build, Step::Verify])?;
     let mut failed = Vec::new();
     let tree = Tree::read(cargo::root())?;
     for warning in tidy::files_that_grow(&tree) {
@@ -53,6 +55,10 @@ pub fn verify() -> Result<()> {
         report(name, &check(&tree), &mut failed);
     }
     report("layers", &layers::directions(&cargo::metadata()?), &mut failed);
+    let policy = cargo::read("deny.toml").and_then(|deny| deny::dependencies(&deny, &cargo::graph()?));
+    report("dependencies", &policy.unwrap_or_else(|error| vec![format!("{error:#}")]), &mut failed);
+    let unit = cargo::read(unit::PATH).and_then(|unit| unit::complaints(&unit));
+    report("unit file", &unit.unwrap_or_else(|error| vec![format!("{error:#}")]), &mut failed);
     let format = cargo::run(&mut cargo(&["fmt", "--all", "--check"]));
     report("format", &problem(format, "mend it with `cargo xtask fix`"), &mut failed);
     let lints = cargo::run(&mut cargo(&[

@@ -16,6 +16,8 @@ pub const COMMAND_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub node: NodeId,
+    /// This node has voted or acknowledged entries before: it does not start without a log.
+    pub has_taken_part: bool,
     /// How often a leader says that it is there.
     pub heartbeat: Duration,
     pub election_timeout_min: Duration,
@@ -48,6 +50,7 @@ impl Config {
     pub fn new(node: NodeId) -> Self {
         Self {
             node,
+            has_taken_part: false,
             heartbeat: Duration::from_millis(75),
             election_timeout_min: Duration::from_millis(225),
             election_timeout_max: Duration::from_millis(375),
@@ -61,6 +64,12 @@ impl Config {
             chunk_bytes: 1 << 20,
             retry: Duration::from_secs(1),
         }
+    }
+
+    /// How long a leader that no quorum answers is silent, and then tries to be heard, in turns. The others'
+    /// lease and the longest election timeout are half of it; the rest is for syncs of votes, and a split one.
+    pub(crate) fn quorum_loss_interval(&self) -> Duration {
+        4 * self.election_timeout_max
     }
 
     pub(crate) fn openraft(&self) -> Result<openraft::Config, String> {
@@ -81,8 +90,8 @@ impl Config {
             max_in_snapshot_log_to_keep: u64::MAX >> 1,
             backoff: "50ms 100ms 200ms ...500ms".into(),
             enable_pre_vote: Some(true),
-            // A leader that lost its quorum falls silent long enough for the others to elect one.
-            quorum_loss_probe_interval: Some(2 * millis(self.election_timeout_max) + 50),
+            // Of heartbeats alone: see `silence`.
+            quorum_loss_probe_interval: Some(millis(self.quorum_loss_interval())),
             // A restarted leader has to be elected: its state may be behind what it once answered.
             enable_leader_restore: Some(false),
             ..Default::default()

@@ -7,7 +7,7 @@ use openraft::{ReadPolicy, errors::LinearizableReadError, errors::RaftError};
 
 use crate::{
     applier::Applier, config::Config, disk::Disk, error::StartError, log::Log, network::Network,
-    peers::Peers, types::Types, wire::Refusal,
+    peers::Peers, silence::Silence, types::Types, wire::Refusal,
 };
 
 pub(crate) type Openraft = openraft::Raft<Types, Applier>;
@@ -44,14 +44,20 @@ impl Core {
         if applier.last() > log.last() {
             applier.save_snapshot().await.map_err(|error| StartError::Core(error.to_string()))?;
         }
+        if config.has_taken_part && !log.has_vote() {
+            log.close().await;
+            return Err(StartError::Forgotten(config.node));
+        }
         let covered = applier.snapshots().current().and_then(|file| file.meta.last_log_id);
         log.set_snapshot(covered.map(|id| id.index), config.snapshot_log_bytes);
         let openraft_config = Arc::new(config.openraft().map_err(StartError::Config)?);
         let node = config.node;
-        let peers = Peers { network, worker: applier.worker(), config };
+        let silence = Silence::new(&config);
+        let peers = Peers { network, worker: applier.worker(), config, silence: silence.clone() };
         let raft = Openraft::new(node, openraft_config, peers, log.clone(), applier.clone())
             .await
             .map_err(|error| StartError::Core(error.to_string()))?;
+        silence.watch(raft.metrics());
         Ok(Self { raft, log, applier, segment_bytes })
     }
 
@@ -74,14 +80,20 @@ impl Core {
     /// A follower takes entries into its reserve while three quarters of it last: the leader may have
     /// sent them before it knew. The rest is for votes and a new leader's first entries.
     pub(crate) fn takes_entries(&self) -> Result<(), Refusal> {
+        self.used_up().map_or(Ok(()), |why| Err(Refusal::ReadOnly(why)))
+    }
+
+    fn used_up(&self) -> Option<String> {
         let space = self.log.space();
         let space = space.borrow();
-        match &space.full {
-            Some(error) if space.reserve < self.segment_bytes / 4 => {
-                Err(Refusal::ReadOnly(error.to_string()))
-            }
-            _ => Ok(()),
-        }
+        let full = space.full.as_ref().filter(|_| space.reserve < self.segment_bytes / 4);
+        full.map(ToString::to_string)
+    }
+
+    /// Why the log here takes nothing more, not even what the others commit.
+    pub(crate) fn stuck(&self) -> Option<String> {
+        let failed = self.log.space().borrow().failed.as_ref().map(ToString::to_string);
+        failed.or_else(|| self.used_up())
     }
 
     /// On the leader, confirmed by a quorum: the index that a read must see.

@@ -84,6 +84,9 @@ pub enum StartError {
     Snapshot { file: String, why: String },
     #[error("this directory belongs to node {found}, not to {expected}")]
     Identity { found: NodeId, expected: NodeId },
+    /// Started without its log it would vote again where it has voted, and vouch for what it no longer has.
+    #[error("node {0} has taken part in agreement, and its log is gone")]
+    Forgotten(NodeId),
     #[error("raft: {0}")]
     Core(String),
 }

@@ -50,6 +50,7 @@ pub mod network;
 mod peers;
 pub mod raft;
 mod reads;
+mod silence;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod snapshot;

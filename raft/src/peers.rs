@@ -13,11 +13,13 @@ use openraft::{
     },
 };
 use scp_model::NodeId;
+use tokio::time::Instant;
 
 use crate::{
     config::Config,
     log::record::{Ballot, LogEntry},
     network::Network,
+    silence::Silence,
     snapshot::SnapshotFile,
     types::{LogId, Types, Vote},
     wire::{Append, Appended, Canvass, Request, Response, TransferAnswer, decode, encode},
@@ -39,6 +41,7 @@ pub(crate) struct Peers {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) worker: Worker,
     pub(crate) config: Arc<Config>,
+    pub(crate) silence: Silence,
 }
 
 impl RaftNetworkFactory<Types> for Peers {
@@ -50,6 +53,8 @@ impl RaftNetworkFactory<Types> for Peers {
             network: self.network.clone(),
             worker: self.worker.clone(),
             config: self.config.clone(),
+            silence: self.silence.clone(),
+            made_at: Instant::now(),
         }
     }
 }
@@ -60,6 +65,9 @@ pub(crate) struct Client {
     network: Arc<dyn Network>,
     worker: Worker,
     config: Arc<Config>,
+    silence: Silence,
+    /// Clients that send entries are made by a leader that was just elected, or its group just changed.
+    made_at: Instant,
 }
 
 impl Client {
@@ -164,6 +172,7 @@ impl RaftNetworkV2<Types> for Client {
             entries: rpc.entries.iter().map(LogEntry::from).collect(),
             committed: rpc.leader_commit.map(Into::into),
         });
+        self.silence.over(self.made_at).await;
         // openraft's limit is the heartbeat interval: far too short for a peer's sync under load.
         match self.ask(&request, self.config.call_timeout).await? {
             Response::Append(Appended::Success) => Ok(AppendEntriesResponse::Success),

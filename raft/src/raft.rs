@@ -236,8 +236,30 @@ impl Raft {
             }
             tokio::time::sleep(READ_PAUSE).await;
         };
-        self.await_applied(index, deadline).await?;
-        Ok(index)
+        tokio::select! {
+            biased;
+            there = self.await_applied(index, deadline) => there.map(|()| index),
+            () = self.out_of_reach(index) => {
+                Err(ReadError::Behind { applied: self.applied(), needed: index })
+            }
+        }
+    }
+
+    /// Ends when the entry that is `needed` is not in the log, and the log takes no more.
+    async fn out_of_reach(&self, needed: u64) {
+        let Some(core) = self.inner.core() else { return };
+        let mut space = core.log.space();
+        while core.stuck().is_none() || core.log.last().is_some_and(|last| last.index >= needed) {
+            if space.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Why this node's log takes nothing more, not even what the others commit. What is written through
+    /// another node then is not seen here.
+    pub fn stuck(&self) -> Option<String> {
+        self.inner.core()?.stuck()
     }
 
     async fn confirm(&self) -> Result<u64, ReadError> {

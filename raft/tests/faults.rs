@@ -11,10 +11,10 @@ use std::{
 use common::{Group, Ledger, Member, small, whole_log};
 use scp_model::NodeId;
 use scp_raft::{
-    Config, Disk, FileDisk, Ports, Raft, Role, StartError, WriteError,
+    Config, Disk, FileDisk, Ports, Raft, ReadError, Role, StartError, WriteError,
     sim::{Loss, MemDisk, Switch},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const ONE: NodeId = NodeId(1);
 
@@ -172,6 +172,38 @@ async fn a_leader_with_a_full_disk_hands_over_and_catches_up_when_space_returns(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_follower_whose_reserve_is_used_up_says_so_at_once_and_holds_up_nobody() {
+    let group = Group::of(3, small).await;
+    let leader = group.leader().await;
+    let full = group.members.keys().copied().find(|&node| node != leader).expect("there are two");
+    let disk = group.member(full).disk.clone();
+    disk.set_capacity(Some(disk.used()));
+    let mut commands = Vec::new();
+    while group.raft(full).stuck().is_none() {
+        let command = format!("line {} {}", commands.len(), "x".repeat(200));
+        group.write(&command).await.expect("two of three disks take it");
+        commands.push(command);
+        assert!(commands.len() < 5000, "the reserve has an end");
+    }
+    let asked_at = Instant::now();
+    commands.push("meanwhile".into());
+    group.write("meanwhile").await.expect("two of three disks take it");
+    assert!(asked_at.elapsed() < Duration::from_millis(100), "{:?}", asked_at.elapsed());
+    assert_eq!(group.leader().await, leader, "nobody stood for election");
+
+    let asked_at = Instant::now();
+    let read = group.raft(full).linearizable().await;
+    assert!(matches!(read, Err(ReadError::Behind { .. })), "{read:?}");
+    assert!(asked_at.elapsed() < Duration::from_secs(1), "{:?}", asked_at.elapsed());
+    assert_eq!(group.raft(full).stuck().as_deref(), Some("no space left on the disk"));
+
+    disk.set_capacity(None);
+    group.until(full, "recovers", |status| status.read_only.is_none()).await;
+    assert_eq!(group.raft(full).stuck(), None);
+    group.agree(&commands).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn with_all_disks_full_reads_and_elections_go_on() {
     let mut group = Group::of(3, small).await;
     let mut commands = group.fill(0, 10).await;
@@ -292,6 +324,30 @@ async fn a_directory_of_another_node_is_refused() {
     };
     let refused = Raft::start(Config::new(NodeId(2)), ports).await.err();
     assert_eq!(refused, Some(StartError::Identity { found: ONE, expected: NodeId(2) }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_taken_part_does_not_start_without_its_log() {
+    let start = async |disk: &MemDisk| {
+        let mut config = Config { has_taken_part: true, ..Config::new(ONE) };
+        small(&mut config);
+        config.segment_bytes = 16 << 10;
+        let ports = Ports {
+            machine: Box::new(Ledger::default()),
+            network: Switch::default().port(ONE),
+            disk: Arc::new(disk.clone()) as Arc<dyn Disk>,
+        };
+        Raft::start(config, ports).await
+    };
+    let empty = MemDisk::new();
+    for _ in 0..2 {
+        assert_eq!(start(&empty).await.err(), Some(StartError::Forgotten(ONE)), "not by trying again either");
+    }
+    let disk = MemDisk::new();
+    let member = alone(&disk).await.expect("an empty disk starts");
+    member.raft.initialize().await.expect("founds");
+    member.raft.shutdown().await;
+    start(&disk).await.expect("its log is there").shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]

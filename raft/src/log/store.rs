@@ -121,6 +121,11 @@ impl Log {
         memory.snapshot_bytes > 0 && memory.uncovered() >= OVERGROWN_FACTOR * memory.snapshot_bytes
     }
 
+    /// Whoever takes part has voted for a leader, or follows one: either is a vote on disk.
+    pub(crate) fn has_vote(&self) -> bool {
+        self.lock().vote.is_some()
+    }
+
     pub(crate) fn last(&self) -> Option<LogId> {
         self.lock().last()
     }

@@ -9,7 +9,11 @@
 //! ```
 //! One change at a time; the local socket serves throughout.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwapOption;
@@ -20,9 +24,10 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::{
     config::{Config, Names},
     found::{self, Founding},
-    leave, left,
+    leave,
     member::{Member, Start},
     server::Server,
+    whose,
 };
 
 /// A new member is caught up within this, or the join says what it waits for.
@@ -106,6 +111,9 @@ impl Daemon {
                 if let Err(error) = found::complete(&dir, &member.proposer).await {
                     tracing::error!(error = format!("{error:#}"), "the founding was not completed");
                 }
+                if let Err(error) = noted(&dir, &member).await {
+                    tracing::error!(error = format!("{error:#}"), "it was not noted whose log is here");
+                }
             });
         }
         Ok(daemon)
@@ -156,10 +164,11 @@ impl Daemon {
         let profile = self.server.profile(&self.config, names.or(self.config.names.clone()))?;
         let NewCity { name, country, password_hash } = city;
         let founding = Founding { name, country, profile, password_hash };
-        left::wipe(&self.config.data_dir, &self.raft_dir())?;
+        whose::wipe(&self.config.data_dir, &self.raft_dir())?;
         let identity = found::prepare(&self.config.data_dir, &self.directory, &*self.clock, founding)?;
         let member = self.start_member(identity, Vec::new()).await?;
         found::complete(&self.config.data_dir, &member.proposer).await?;
+        noted(&self.config.data_dir, &member).await?;
         Ok(member)
     }
 
@@ -175,20 +184,21 @@ impl Daemon {
         let key = self.directory.load_or_create_key().map_err(anyhow::Error::from)?;
         let joined =
             join::join(join::JoinConfig { address, token, key, profile, clock: self.clock.clone() }).await?;
-        if left::is_of(&self.config.data_dir, joined.reply.city) {
-            left::released(&self.raft_dir()).await?;
+        if whose::is_of(&self.config.data_dir, joined.reply.city) {
+            whose::released(&self.raft_dir()).await?;
         } else {
-            left::wipe(&self.config.data_dir, &self.raft_dir())?;
+            whose::wipe(&self.config.data_dir, &self.raft_dir())?;
         }
         self.directory.store(&joined.identity).map_err(anyhow::Error::from)?;
         let peers = joined.reply.peers.iter().map(|peer| (peer.node, peer.address)).collect();
         let member = self.start_member(joined.identity, peers).await?;
         caught_up(&member, joined.reply.admitted_at).await?;
+        whose::note(&self.config.data_dir, joined.reply.city)?;
         Ok((member, Joined { reply: joined.reply, warnings: joined.warnings }))
     }
 
     /// `scpctl leave`: the city forgets this server, then this server the city, but for its log: see
-    /// [`left`].
+    /// [`whose`].
     pub async fn leave(&self) -> Result<(), LifeError> {
         let _guard = self.change.lock().await;
         let Some(member) = self.member() else { return Err(LifeError::NoMember) };
@@ -196,7 +206,7 @@ impl Daemon {
         self.member.store(None);
         member.shutdown().await;
         if let Some(city) = &member.proposer.published.state().city {
-            left::note(&self.config.data_dir, city.id)?;
+            whose::note(&self.config.data_dir, city.id)?;
         }
         self.directory.forget_city().map_err(anyhow::Error::from)?;
         found::forget(&self.config.data_dir)?;
@@ -213,6 +223,19 @@ impl Daemon {
 
     fn raft_dir(&self) -> PathBuf {
         self.config.data_dir.join("raft")
+    }
+}
+
+/// Notes whose log is here, as soon as that says so.
+async fn noted(data_dir: &Path, member: &Member) -> Result<()> {
+    let mut applied = member.proposer.published.applied();
+    loop {
+        if let Some(city) = &member.proposer.published.state().city {
+            return whose::note(data_dir, city.id);
+        }
+        if applied.changed().await.is_err() {
+            return Ok(());
+        }
     }
 }
 

@@ -72,6 +72,10 @@ impl Cluster for Door {
     }
 
     async fn propose(&self, proposal: Proposal) -> Result<Answer, ClusterError> {
+        // Another could have it committed, but whoever asked would not see that here.
+        if let Some(why) = self.proposer.raft.stuck() {
+            return Err(ClusterError::ReadOnly { why });
+        }
         if let Command::RemoveNode(RemoveNode { node, .. }) = proposal.command
             && let Some(rejection) = removal::refused(&self.proposer, &self.issuer, node).await
         {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  main ── config ── daemon ──▶ member ──▶ core (all parts of a server that belongs to a city)
-//!                    local       found · admit · leave · issuer · renewal     how it became one, and how it ends
+//!                    local       found · admit · leave · whose · issuer · renewal     how it became one, and how it ends
 //!                    serve       machine · proposer · door            writes and reads
 //!                    server      leader · membership                  what the leader does
 //!                                hands · chunks                       what the agent does
@@ -25,7 +25,6 @@ pub mod hands;
 pub mod issuer;
 pub mod leader;
 pub mod leave;
-pub mod left;
 pub mod local;
 pub mod machine;
 pub mod member;
@@ -39,4 +38,5 @@ pub mod scrub;
 pub mod serve;
 pub mod server;
 pub mod service;
+pub mod whose;
 pub mod wire;

@@ -6,7 +6,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use axum::Router;
 use scp_api::{
     cluster::{Cluster, JoinHint},
@@ -14,11 +14,11 @@ use scp_api::{
 };
 use scp_mesh::{Clock, Identity, IdentityDirectory, Mesh, MeshConfig, Transport, certificate};
 use scp_model::NodeId;
-use scp_raft::FileDisk;
+use scp_raft::{FileDisk, StartError};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    config::Config,
+    config::{Config, host_name},
     core::{Core, CorePorts},
     door::Door,
     facts,
@@ -30,6 +30,7 @@ use crate::{
     scrub, serve,
     server::Server,
     service::NodeService,
+    whose,
 };
 
 /// What a member is started from.
@@ -124,13 +125,27 @@ async fn start_core(start: &Start, published: Published, issuer: Arc<Issuer>) ->
         published,
         issuer,
     };
-    match Core::start(scp_raft::Config::new(start.identity.id()), ports).await {
+    let data_dir = &start.config.data_dir;
+    let config = scp_raft::Config {
+        has_taken_part: whose::is_noted(data_dir),
+        ..scp_raft::Config::new(start.identity.id())
+    };
+    match Core::start(config, ports).await {
         Ok(core) => Ok((core, mesh)),
         Err(error) => {
             mesh.shutdown().await;
+            if let Some(StartError::Forgotten(_)) = error.downcast_ref() {
+                bail!(whose::log_is_gone(data_dir, &dir, &name(&start.config)));
+            }
             Err(error)
         }
     }
+}
+
+/// As the city most likely calls this server.
+fn name(config: &Config) -> String {
+    let name = config.names.name.clone().map_or_else(host_name, Ok);
+    name.map_or_else(|_| "NAME".to_owned(), |name| name.to_string())
 }
 
 /// What the doors are made of.

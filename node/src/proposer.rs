@@ -109,7 +109,11 @@ impl Proposer {
     async fn propose_there(&self, leader: NodeId, entry: Bytes) -> Result<Proposed, Try> {
         let ask =
             wire::pack(&Ask::Propose(entry.to_vec())).map_err(|refusal| Try::Never(internal(&refusal)))?;
-        match self.transport.request(leader, Lane::Forward, ask, TRY_TIMEOUT).await {
+        let reply = tokio::select! {
+            reply = self.transport.request(leader, Lane::Forward, ask, TRY_TIMEOUT) => reply,
+            () = self.replaced(leader) => return Err(Try::Again("leadership has changed hands".into())),
+        };
+        match reply {
             Ok(reply) => {
                 wire::unpack(Lane::Forward, &reply).map_err(|refusal| Try::Never(internal(&refusal)))
             }
@@ -117,6 +121,15 @@ impl Proposer {
             Err(MeshError::Busy { .. }) => Err(Try::Never(ClusterError::Overloaded)),
             Err(error @ MeshError::NotAMember { .. }) => Err(Try::NotAMember(error.to_string())),
             Err(error) => Err(Try::Again(format!("the leader {error}"))),
+        }
+    }
+
+    /// Until another leads than the one that was asked: it may be cut off, and never answer.
+    async fn replaced(&self, asked: NodeId) {
+        let mut status = self.raft.status();
+        let other = status.wait_for(|status| status.leader.is_some_and(|leader| leader != asked));
+        if other.await.is_err() {
+            std::future::pending().await
         }
     }
 

@@ -4,25 +4,11 @@
 
 mod site;
 
-use std::time::Duration;
-
 use scp_api::cluster::Consistency;
 use scp_model::{Command, DepartmentId, NodeId, Rejection, RequestId, Timestamp, command::RemoveNode};
-use scp_node::{config::Names, daemon::Daemon};
-use site::{PATIENCE, Server, Site, department, door, eventually, id, locally, propose, token};
+use scp_node::config::Names;
+use site::{Server, Site, department, door, eventually, id, locally, propose, start_again, token};
 use uuid::Uuid;
-
-/// On the same disk, as soon as the process before has let go of it.
-async fn start_again(server: &Server) -> Daemon {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        match Daemon::start(server.config.clone()).await {
-            Ok(daemon) => return daemon,
-            Err(error) => assert!(tokio::time::Instant::now() < deadline, "does not start again: {error:#}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 async fn knows(server: &Server, number: u128) -> bool {
     let read = door(server).read(Consistency::Linearizable).await;

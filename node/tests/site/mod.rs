@@ -110,6 +110,18 @@ impl Site {
     }
 }
 
+/// On the same disk, as soon as the process before has let go of it.
+pub async fn start_again(server: &Server) -> Daemon {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match Daemon::start(server.config.clone()).await {
+            Ok(daemon) => return daemon,
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "does not start again: {error:#}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 pub fn name(text: &str) -> Name {
     Name::new(text).expect("a name")
 }

@@ -40,7 +40,7 @@
 //!
 //! [[step]]                        # in order
 //! fault = "kill"                  # see below
-//! target = "leader"               # leader, follower, random, all, majority, vm_host, each, or a server's name
+//! target = "leader"               # leader, follower, random, all, majority, vm_node, each, or a server's name
 //! after_ms = 1000                 # pause before it
 //! for_ms = 0                      # taken back after so long
 //! repeat = 1                      # each repetition chooses its target anew

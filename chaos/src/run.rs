@@ -263,9 +263,9 @@ impl Run {
                 vec![members.choose(&mut self.random).context("the city has no nodes")?.clone()]
             }
             Target::All | Target::Each => members,
-            Target::VmHost => {
-                let host = wait_until(SOON, || vms::host(&self.city));
-                vec![host.context("nobody says where the VM is")?]
+            Target::VmNode => {
+                let node = wait_until(SOON, || vms::node(&self.city));
+                vec![node.context("nobody says where the VM is")?]
             }
             Target::Majority => {
                 let leader = led(&self.city)?;

@@ -139,7 +139,7 @@ pub enum Target {
     /// More than half of the nodes at once, the leader among them.
     Majority,
     /// The one that runs the first VM.
-    VmHost,
+    VmNode,
     /// All, one after the other.
     Each,
     /// The server of this name: n1, n2, …
@@ -154,7 +154,7 @@ impl From<String> for Target {
             "random" => Self::Random,
             "all" => Self::All,
             "majority" => Self::Majority,
-            "vm_host" => Self::VmHost,
+            "vm_node" => Self::VmNode,
             "each" => Self::Each,
             _ => Self::Named(word),
         }
@@ -291,7 +291,7 @@ impl Scenario {
         if step.fault.is_final() && step.for_ms > 0 {
             bail!("it is not taken back: no for_ms");
         }
-        if step.target == Target::VmHost && self.city.vms == 0 {
+        if step.target == Target::VmNode && self.city.vms == 0 {
             bail!("there is no VM: give the city vms");
         }
         for target in [Some(&step.target), step.peers.as_ref()].into_iter().flatten() {
@@ -311,7 +311,7 @@ impl Scenario {
         match number {
             Some(number) if (1..=servers).contains(&number) => Ok(()),
             Some(_) | None => bail!(
-                "{name:?} is no target: leader, follower, random, all, majority, vm_host, each, or n1 to n{servers}"
+                "{name:?} is no target: leader, follower, random, all, majority, vm_node, each, or n1 to n{servers}"
             ),
         }
     }
@@ -362,7 +362,7 @@ mod tests {
         assert!(refused("[[step]]\nfault='lose'\ntarget='n1'\n").contains("percent"));
         assert!(refused("[[step]]\nfault='kill'\ntarget='n1'\nway='in'\n").contains("way"));
         assert!(refused("[[step]]\nfault='fill_disk'\ntarget='n1'\n").contains("disk_mib"));
-        assert!(refused("[[step]]\nfault='kill'\ntarget='vm_host'\n").contains("vms"));
+        assert!(refused("[[step]]\nfault='kill'\ntarget='vm_node'\n").contains("vms"));
         assert!(refused("[[step]]\nfault='slow_disk'\ntarget='n1'\n").contains("writes_per_s"));
         assert!(refused("[[step]]\nfault='clock'\ntarget='n1'\n").contains("shift_s"));
         assert!(refused("[[step]]\nfault='kill'\ntarget='n1'\nshift_s=5\n").contains("shift_s"));

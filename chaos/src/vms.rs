@@ -67,7 +67,7 @@ fn places(city: &City, asked: &str) -> Result<BTreeMap<String, (VmPhase, Option<
 }
 
 /// The server that the first VM is on.
-pub fn host(city: &City) -> Option<String> {
+pub fn node(city: &City) -> Option<String> {
     let mut asked = city.members.keys().filter(|name| city.is_alive(name));
     let vm =
         asked.find_map(|name| city.ask(name, |client| async move { client.get_vm("v1", None).await }).ok());

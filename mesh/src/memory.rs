@@ -41,6 +41,8 @@ struct Network {
     nodes: BTreeMap<NodeId, Node>,
     /// One direction each.
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Of every link that has none of its own.
+    delay: Duration,
     delays: BTreeMap<(NodeId, NodeId), Duration>,
     asking: BTreeMap<(NodeId, NodeId, Option<Lane>), Arc<Semaphore>>,
 }
@@ -80,13 +82,21 @@ impl MemoryNetwork {
         self.inner().delays.insert((from, to), delay);
     }
 
+    /// How long everything is under way on a link of which nothing else was said.
+    pub fn set_delay_everywhere(&self, delay: Duration) {
+        self.inner().delay = delay;
+    }
+
     fn inner(&self) -> MutexGuard<'_, Network> {
         self.inner.lock().expect("nothing panics while it holds this lock")
     }
 
     /// Takes the way from one node to another; never ends on a link that is cut.
     async fn travel(&self, from: NodeId, to: NodeId) {
-        let delay = self.inner().delays.get(&(from, to)).copied().unwrap_or_default();
+        let delay = {
+            let inner = self.inner();
+            inner.delays.get(&(from, to)).copied().unwrap_or(inner.delay)
+        };
         if !delay.is_zero() {
             sleep(delay).await;
         }

@@ -56,16 +56,18 @@ impl Facts {
             ("software", SOFTWARE.to_owned()),
             ("mesh_address", node.profile.mesh_address.to_string()),
             ("api_address", node.profile.api_address.to_string()),
+        ];
+        let gauges = [
             ("applied_index", state.index.to_string()),
             ("vcpus_free", free.vcpus.to_string()),
             ("memory_mib_free", free.memory_mib.to_string()),
             ("disk_mib_free", free.disk_mib.to_string()),
             ("load_percent", (self.load_percent)().to_string()),
         ];
-        for (key, value) in facts {
-            if let Err(error) = gossip.set_fact(key, value) {
-                tracing::error!(%error, "a fact cannot be told");
-            }
+        let facts = facts.map(|(key, value)| gossip.set_fact(key, value));
+        let gauges = gauges.map(|(key, value)| gossip.set_gauge(key, value));
+        for error in facts.into_iter().chain(gauges).filter_map(Result::err) {
+            tracing::error!(%error, "a fact cannot be told");
         }
     }
 }

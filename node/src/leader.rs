@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The scheduler is asked at least this often; a death is noticed at this resolution.
-const ROUND: Duration = Duration::from_millis(200);
+pub const ROUND: Duration = Duration::from_millis(200);
 /// Silence from which on the observers are asked: several heartbeats, so not on every lost packet.
 const SUSPECT_MS: u64 = 1_000;
 /// Below this silence a node is there: three heartbeats.
@@ -95,7 +95,7 @@ impl Leader {
             now: self.now(),
             me: self.proposer.me(),
             leader_since,
-            suspicions: self.suspicions(&state, &silences).await,
+            suspicions: suspicions(&self.observer, &state, &silences).await,
             heard: self.heard(&silences),
         };
         let commands = scp_scheduler::plan(&state, &view);
@@ -108,19 +108,6 @@ impl Leader {
     fn heard(&self, silences: &[(NodeId, u64)]) -> BTreeSet<NodeId> {
         let spoke = |node: &NodeId| self.observer.last_heard(*node).is_some_and(|ms| ms <= HEARD_MS);
         silences.iter().map(|(node, _)| *node).filter(spoke).collect()
-    }
-
-    async fn suspicions(&self, state: &State, silences: &[(NodeId, u64)]) -> Vec<Suspicion> {
-        let silent = silences.iter().filter(|(node, silence)| {
-            *silence >= SUSPECT_MS && state.nodes.get(node).is_some_and(|node| node.is_up())
-        });
-        join_all(silent.map(async |(node, leader_silence_ms)| {
-            let observers = self.observer.ask(*node, ASK_TIMEOUT).await;
-            // Read again: while the others were asked, it may have been heard.
-            let leader_silence_ms = self.observer.silence(*node).unwrap_or(*leader_silence_ms);
-            Suspicion { node: *node, evidence: Evidence { leader_silence_ms, observers } }
-        }))
-        .await
     }
 
     /// Whether the command took effect.
@@ -147,6 +134,20 @@ impl Leader {
             }
         }
     }
+}
+
+/// Nodes that count as up and have been silent for a while, with what their observers say of them.
+pub async fn suspicions(observer: &Observer, state: &State, silences: &[(NodeId, u64)]) -> Vec<Suspicion> {
+    let silent = silences.iter().filter(|(node, silence)| {
+        *silence >= SUSPECT_MS && state.nodes.get(node).is_some_and(|node| node.is_up())
+    });
+    join_all(silent.map(async |(node, leader_silence_ms)| {
+        let observers = observer.ask(*node, ASK_TIMEOUT).await;
+        // Read again: while the others were asked, it may have been heard.
+        let leader_silence_ms = observer.silence(*node).unwrap_or(*leader_silence_ms);
+        Suspicion { node: *node, evidence: Evidence { leader_silence_ms, observers } }
+    }))
+    .await
 }
 
 fn effective(command: &Command, answer: Result<Answer, scp_codec::CodecError>) -> bool {

@@ -10,14 +10,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
-use scp_sim::{city::City, entropy};
+use clap::{Parser, Subcommand};
+use scp_sim::{city::City, curve, entropy};
 
 /// Simulates whole cities: the production code of node, agreement, state, scheduler and agent under
 /// virtual time, with faults
 #[derive(Debug, Parser)]
 #[command(name = "scp-sim", version)]
 struct Flags {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Run this seed
     #[arg(long)]
     seed: Option<u64>,
@@ -38,6 +40,22 @@ struct Flags {
     trace_hash: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Gossip and failure detection alone, in cities of growing size
+    Curve {
+        /// Sizes, 6 or more each
+        #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "10,100,1000")]
+        members: Vec<usize>,
+        /// What is drawn follows from this
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Print one JSON object a size
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 fn parse_range(text: &str) -> Result<Range<u64>, String> {
     let (from, to) = text.split_once("..").ok_or("a range is A..B")?;
     let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number"));
@@ -46,6 +64,9 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 
 fn main() -> Result<ExitCode> {
     let flags = Flags::parse();
+    if let Some(Part::Curve { members, seed, json }) = &flags.part {
+        return measure_curve(members, *seed, if *json { Form::Json } else { Form::Table });
+    }
     match (flags.seed, &flags.seeds, flags.minutes) {
         (Some(seed), None, None) => Ok(one(seed, &flags)),
         (None, Some(range), None) => many(range.clone(), None),
@@ -55,6 +76,34 @@ fn main() -> Result<ExitCode> {
         }
         _ => bail!("give one of --seed N, --seeds A..B, --minutes M"),
     }
+}
+
+enum Form {
+    Table,
+    Json,
+}
+
+/// Fails when a promise is broken; says which.
+fn measure_curve(sizes: &[usize], seed: u64, form: Form) -> Result<ExitCode> {
+    if let Some(small) = sizes.iter().find(|size| **size <= curve::VOTERS) {
+        bail!("{small} members are too few: {} vote and none of those is killed", curve::VOTERS);
+    }
+    let mut code = ExitCode::SUCCESS;
+    for size in sizes.iter().copied() {
+        let run = std::thread::spawn(move || {
+            let _seeded = entropy::seed(seed);
+            curve::measure(size, seed)
+        });
+        let Ok(point) = run.join() else { bail!("the city of {size} panicked") };
+        match form {
+            Form::Json => println!("{}", point.to_json()),
+            Form::Table => println!("{point}"),
+        }
+        if !point.misses().is_empty() {
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
 }
 
 fn one(seed: u64, flags: &Flags) -> ExitCode {

@@ -20,7 +20,8 @@ use std::{
 
 use scp_model::NodeId;
 
-/// The most members of a cell: a digest of 200 is 6.7 KB a message, measured.
+/// The most members of a cell: messages of 200 had 6.7 KB on average, measured before they were
+/// compressed.
 pub const CELL_MEMBERS_MAX: usize = 200;
 /// Two, so that one may die.
 pub const AMBASSADORS: usize = 2;
@@ -43,7 +44,7 @@ pub struct CellId {
 }
 
 impl CellId {
-    fn of(node: NodeId, bits: u8) -> Self {
+    pub(crate) fn of(node: NodeId, bits: u8) -> Self {
         Self { prefix: node.0 & !Self::rest(bits), bits }
     }
 

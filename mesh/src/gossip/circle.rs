@@ -1,6 +1,10 @@
 //! One circle of gossip: a running chitchat, and how facts go in and come out.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState, spawn_chitchat,
@@ -8,10 +12,12 @@ use chitchat::{
 use data_encoding::BASE64;
 use futures::FutureExt;
 use scp_model::NodeId;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    FACTS_MAX, GOSSIP_INTERVAL, MemberView, Task, View, check_fact,
+    FACTS_MAX, Facts, GOSSIP_INTERVAL, Seen, Task, check_fact,
     link::{Circle, CircleTransport, address_of},
+    news::Version,
 };
 
 /// Beside members' ids in the city-wide circle: an ambassador's word for a member of its cell.
@@ -21,6 +27,17 @@ const WORD_BYTES_MAX: usize = 8 << 10;
 /// How long deleted keys and dead members are remembered: longer than any partition that heals by itself.
 const DELETED_GRACE: Duration = Duration::from_secs(3600);
 const DEAD_GRACE: Duration = Duration::from_secs(24 * 3600);
+
+/// The rarest signs of life that still count, far above what the budget leaves of them at 200 members.
+const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(60);
+
+/// An ambassador's word for a member.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Word {
+    alive: bool,
+    version: Version,
+    facts: Facts,
+}
 
 pub(super) struct Membership {
     handle: ChitchatHandle,
@@ -43,6 +60,7 @@ impl Membership {
             failure_detector_config: FailureDetectorConfig {
                 dead_node_grace_period: DEAD_GRACE,
                 initial_interval: GOSSIP_INTERVAL,
+                max_interval: HEARTBEAT_INTERVAL_MAX,
                 ..FailureDetectorConfig::default()
             },
             marked_for_deletion_grace_period: DELETED_GRACE,
@@ -64,8 +82,8 @@ impl Membership {
         self.handle.termination_watcher().now_or_never().is_none()
     }
 
-    /// Our own facts; chitchat passes on only what changed.
-    pub(super) async fn tell(&self, facts: impl Iterator<Item = (&str, &str)>) {
+    /// Our own facts; chitchat passes on only what changed. The version that they have now.
+    pub(super) async fn tell(&self, facts: impl Iterator<Item = (&str, &str)>) -> Version {
         let facts: Vec<_> = facts.collect();
         let tell = |chitchat: &mut Chitchat| {
             let ours = chitchat.self_node_state();
@@ -74,17 +92,19 @@ impl Membership {
                     ours.set(key, value);
                 }
             }
+            let number = ours.max_version();
+            Version { incarnation: chitchat.self_chitchat_id().generation_id, number }
         };
-        self.handle.with_chitchat(tell).await;
+        self.handle.with_chitchat(tell).await
     }
 
-    /// Everyone in this circle, first hand.
-    pub(super) async fn members(&self) -> View {
-        self.handle.with_chitchat(|chitchat| first_hand(chitchat)).await
+    /// Everyone in this circle, first hand; what is `known` in the same version is taken from there.
+    pub(super) async fn members(&self, known: &BTreeMap<NodeId, Seen>) -> BTreeMap<NodeId, Seen> {
+        self.handle.with_chitchat(|chitchat| first_hand(chitchat, known)).await
     }
 
     /// As an ambassador: tells the city what we know of our cell.
-    pub(super) async fn speak_for(&self, members: &View) {
+    pub(super) async fn speak_for(&self, members: &BTreeMap<NodeId, Seen>) {
         let words: BTreeMap<String, String> = members
             .iter()
             .filter_map(|(node, member)| Some((format!("{SPOKEN_FOR}{node}"), word(member)?)))
@@ -106,26 +126,29 @@ impl Membership {
         self.handle.with_chitchat(speak).await;
     }
 
-    /// What the ambassadors of all cells tell.
-    pub(super) async fn told(&self) -> View {
+    /// What the ambassadors tell of all cells.
+    pub(super) async fn told(&self, ambassadors: &BTreeSet<NodeId>) -> BTreeMap<NodeId, Seen> {
         let told = |chitchat: &mut Chitchat| {
-            let mut view = View::new();
-            for ambassador in chitchat.live_nodes().filter_map(|id| chitchat.node_state(id)) {
+            let mut members: BTreeMap<NodeId, Seen> = BTreeMap::new();
+            let speaks = |id: &ChitchatId| id.node_id.parse().is_ok_and(|node| ambassadors.contains(&node));
+            for (_, ambassador) in chitchat.node_states().iter().filter(|(id, _)| speaks(id)) {
                 let words = ambassador.iter_prefix(SPOKEN_FOR).filter(|(_, value)| !value.is_deleted());
                 for (key, value) in words {
                     let node = key.strip_prefix(SPOKEN_FOR).and_then(|id| id.parse().ok());
-                    if let (Some(node), Some(member)) = (node, heard(&value.value)) {
-                        view.entry(node).or_insert(member);
+                    let (Some(node), Some(member)) = (node, heard(&value.value)) else { continue };
+                    match members.get(&node) {
+                        Some(known) if known.version >= member.version => {}
+                        Some(_) | None => drop(members.insert(node, member)),
                     }
                 }
             }
-            view
+            members
         };
         self.handle.with_chitchat(told).await
     }
 }
 
-fn first_hand(chitchat: &Chitchat) -> View {
+fn first_hand(chitchat: &Chitchat, known: &BTreeMap<NodeId, Seen>) -> BTreeMap<NodeId, Seen> {
     let mut newest: BTreeMap<NodeId, (&ChitchatId, &NodeState)> = BTreeMap::new();
     for (id, state) in chitchat.node_states() {
         let Ok(node) = id.node_id.parse::<NodeId>() else { continue };
@@ -134,33 +157,37 @@ fn first_hand(chitchat: &Chitchat) -> View {
             *known = (id, state);
         }
     }
-    let live: std::collections::BTreeSet<_> = chitchat.live_nodes().collect();
+    let live: BTreeSet<_> = chitchat.live_nodes().collect();
     let ours = chitchat.self_chitchat_id();
-    let view = |(id, state): (&ChitchatId, &NodeState)| MemberView {
-        alive: id == ours || live.contains(id),
-        facts: bounded(state.key_values()),
+    let seen = |node: NodeId, id: &ChitchatId, state: &NodeState| {
+        let version = Version { incarnation: id.generation_id, number: state.max_version() };
+        let same = known.get(&node).filter(|known| known.version == version);
+        let read = || Arc::new(bounded(state.key_values()));
+        let facts = same.map_or_else(read, |known| known.facts.clone());
+        Seen { alive: id == ours || live.contains(id), version, facts }
     };
-    newest.into_iter().map(|(node, entry)| (node, view(entry))).collect()
+    newest.into_iter().map(|(node, (id, state))| (node, seen(node, id, state))).collect()
 }
 
 /// Facts as they may be; a peer that tells more is not believed more.
-fn bounded<'a>(facts: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
+pub(super) fn bounded<'a>(facts: impl Iterator<Item = (&'a str, &'a str)>) -> Facts {
     let good = facts.filter(|(key, value)| check_fact(key, value).is_ok());
     good.take(FACTS_MAX).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-fn word(member: &MemberView) -> Option<String> {
-    let word = BASE64.encode(&scp_codec::to_payload(member).ok()?);
+fn word(Seen { alive, version, facts }: &Seen) -> Option<String> {
+    let word = Word { alive: *alive, version: *version, facts: (**facts).clone() };
+    let word = BASE64.encode(&scp_codec::to_payload(&word).ok()?);
     (word.len() <= WORD_BYTES_MAX).then_some(word)
 }
 
-pub(super) fn heard(word: &str) -> Option<MemberView> {
+pub(super) fn heard(word: &str) -> Option<Seen> {
     if word.len() > WORD_BYTES_MAX {
         return None;
     }
-    let member: MemberView = scp_codec::from_payload(&BASE64.decode(word.as_bytes()).ok()?).ok()?;
-    let facts = bounded(member.facts.iter().map(|(key, value)| (key.as_str(), value.as_str())));
-    Some(MemberView { alive: member.alive, facts })
+    let word: Word = scp_codec::from_payload(&BASE64.decode(word.as_bytes()).ok()?).ok()?;
+    let facts = bounded(word.facts.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+    Some(Seen { alive: word.alive, version: word.version, facts: Arc::new(facts) })
 }
 
 #[cfg(test)]
@@ -175,7 +202,7 @@ mod tests {
             alive: bool,
             facts in prop::collection::btree_map("[a-z_]{1,32}", "[ -~]{0,256}", 0..=FACTS_MAX),
         ) {
-            let member = MemberView { alive, facts };
+            let member = Seen { alive, version: Version { incarnation: 1, number: 7 }, facts: Arc::new(facts) };
             prop_assert_eq!(heard(&word(&member).expect("within the bounds")), Some(member));
         }
 
@@ -189,7 +216,7 @@ mod tests {
     #[test]
     fn what_is_out_of_bounds_is_not_heard() {
         let many = (0..40).map(|number| (format!("k{number:02}"), "v".to_owned())).collect();
-        let member = MemberView { alive: true, facts: many };
+        let member = Seen { alive: true, version: Version::default(), facts: Arc::new(many) };
         assert_eq!(heard(&word(&member).expect("encodes")).map(|member| member.facts.len()), Some(FACTS_MAX));
     }
 }

@@ -1,8 +1,13 @@
 //! chitchat's socket, made of the mesh's gossip lane.
 //!
 //! ```text
-//! message: | version 1 u8 | cell: bits u8, prefix u64 (255 and zeros: the city-wide cell) | chitchat's own |
+//! message: | version 2 u8 | cell: bits u8, prefix u64 (255 and zeros: the city-wide cell) | zstd: chitchat's own |
+//!          | version 2 u8 | 254 and zeros                                                 | news             |
 //! ```
+//! chitchat names every member in every message: kilobytes at 200. So there is a budget: a member
+//! begins an exchange only when what it sent so far, answers included, is paid for. The larger the circle,
+//! the rarer the exchanges, and the traffic stays the same; what must be known soon travels as news.
+//!
 //! chitchat names its peers by socket address. Ours are made of node ids, one to one, and are never
 //! dialed: a node keeps its gossip address when its real one changes.
 
@@ -10,6 +15,7 @@ use std::{
     collections::BTreeMap,
     net::{Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -19,16 +25,29 @@ use chitchat::{
     transport::{Socket, Transport as ChitchatTransport},
 };
 use scp_model::NodeId;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
-use super::cell::CellId;
+use super::{cell::CellId, news::News};
 use crate::{lane::Lane, transport::Transport};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CITY_WIDE: u8 = 255;
+/// No prefix has so many bits.
+const NEWS: [u8; 9] = [254, 0, 0, 0, 0, 0, 0, 0, 0];
 const HEADER_BYTES: usize = 10;
 /// Messages of one cell that wait for chitchat; three partners a round, each with two messages.
 const QUEUE_MAX: usize = 256;
+/// chitchat's own limit of a message.
+const MESSAGE_BYTES_MAX: usize = 65_507;
+/// The fastest level: messages are small and every round makes some.
+const ZSTD_LEVEL: i32 = 1;
+/// What a member may send in its cell, in bytes a second.
+const CELL_BUDGET: u64 = 900;
+/// And in the city-wide cell, of which two in a hundred or so are members and where thousands are told of.
+const CITY_WIDE_BUDGET: u64 = 16_000;
+/// Debts beyond this are let off, in seconds of the budget: who told a newcomer everything is not silent
+/// for minutes.
+const DEBT_SECONDS_MAX: u64 = 20;
 
 /// A circle of gossip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,12 +96,21 @@ type Queue = mpsc::Sender<(SocketAddr, ChitchatMessage)>;
 /// Hands what arrives on the gossip lane to the circle that it is for.
 pub(super) struct Router {
     transport: Arc<dyn Transport>,
+    news: mpsc::Sender<News>,
     queues: Mutex<BTreeMap<[u8; 9], Queue>>,
 }
 
 impl Router {
-    pub(super) fn new(transport: Arc<dyn Transport>) -> Arc<Self> {
-        Arc::new(Self { transport, queues: Mutex::default() })
+    /// News arrive at the receiver.
+    pub(super) fn new(transport: Arc<dyn Transport>) -> (Arc<Self>, mpsc::Receiver<News>) {
+        let (news, arriving) = mpsc::channel(QUEUE_MAX);
+        (Arc::new(Self { transport, news, queues: Mutex::default() }), arriving)
+    }
+
+    pub(super) fn tell(&self, to: NodeId, news: &News) {
+        let bytes = [&[VERSION][..], &NEWS, &news.encode()].concat();
+        // Whoever cannot be reached is told by an exchange later.
+        let _ = self.transport.send(to, Lane::Gossip, bytes.into());
     }
 
     fn queues(&self) -> MutexGuard<'_, BTreeMap<[u8; 9], Queue>> {
@@ -93,31 +121,77 @@ impl Router {
     pub(super) async fn run(&self) {
         let mut inbox = self.transport.inbox(Lane::Gossip);
         while let Some((from, message)) = inbox.recv().await {
-            if let Some((circle, message)) = decode(&message) {
-                let queue = self.queues().get(&circle).cloned();
-                // Full, or a circle that we are not in (yet): lost, and told again in the next round.
-                let _ = queue.map(|queue| queue.try_send((address_of(from), message)));
+            match decode(&message) {
+                // Full: lost, and told again by an exchange.
+                Some(Arrived::News(news)) => drop(self.news.try_send(news)),
+                Some(Arrived::Exchange(circle, message)) => {
+                    let queue = self.queues().get(&circle).cloned();
+                    // Full, or a circle that we are not in (yet): lost, and told again in the next round.
+                    let _ = queue.map(|queue| queue.try_send((address_of(from), message)));
+                }
+                None => {}
             }
         }
     }
 }
 
-fn encode(circle: Circle, message: &ChitchatMessage) -> Bytes {
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + message.serialized_len());
-    bytes.push(VERSION);
-    bytes.extend_from_slice(&circle.to_bytes());
-    message.serialize(&mut bytes);
-    bytes.into()
+/// What a message of the gossip lane can be.
+#[derive(Debug, PartialEq)]
+pub(super) enum Arrived {
+    News(News),
+    Exchange([u8; 9], ChitchatMessage),
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Option<([u8; 9], ChitchatMessage)> {
-    let (header, mut rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
+fn encode(circle: Circle, message: &ChitchatMessage) -> Bytes {
+    let mut plain = Vec::with_capacity(message.serialized_len());
+    message.serialize(&mut plain);
+    let packed = zstd::bulk::compress(&plain, ZSTD_LEVEL).expect("compressing in memory does not fail");
+    [&[VERSION][..], &circle.to_bytes(), &packed].concat().into()
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Option<Arrived> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
     let [version, circle @ ..] = *header;
     if version != VERSION {
         return None;
     }
+    if circle == NEWS {
+        return News::decode(rest).map(Arrived::News);
+    }
+    let plain = zstd::bulk::decompress(rest, MESSAGE_BYTES_MAX).ok()?;
+    let mut rest = &plain[..];
     let message = ChitchatMessage::deserialize(&mut rest).ok()?;
-    rest.is_empty().then_some((circle, message))
+    rest.is_empty().then_some(Arrived::Exchange(circle, message))
+}
+
+/// What may be sent, in bytes; below nothing is what was sent ahead of it.
+struct Budget {
+    bytes_per_s: u64,
+    /// In thousandths of a byte; never above 0, so that nothing is saved up.
+    balance: i64,
+    counted: Instant,
+}
+
+impl Budget {
+    fn new(bytes_per_s: u64) -> Self {
+        Self { bytes_per_s, balance: 0, counted: Instant::now() }
+    }
+
+    /// Whether all that was sent is paid for.
+    fn is_balanced(&mut self) -> bool {
+        let now = Instant::now();
+        let ms = u64::try_from((now - self.counted).as_millis()).unwrap_or(u64::MAX);
+        self.counted += Duration::from_millis(ms);
+        let earned = i64::try_from(ms.saturating_mul(self.bytes_per_s)).unwrap_or(i64::MAX);
+        self.balance = self.balance.saturating_add(earned).min(0);
+        self.balance == 0
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        let debt_max = i64::try_from(self.bytes_per_s * DEBT_SECONDS_MAX * 1_000).unwrap_or(i64::MAX);
+        let spent = i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(1_000);
+        self.balance = self.balance.saturating_sub(spent).max(-debt_max);
+    }
 }
 
 /// One circle's way to the mesh.
@@ -131,7 +205,11 @@ impl ChitchatTransport for CircleTransport {
     async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
         self.router.queues().insert(self.circle.to_bytes(), sender);
-        Ok(Box::new(CircleSocket { router: self.router.clone(), circle: self.circle, queue }))
+        let budget = Budget::new(match self.circle {
+            Circle::Cell(_) => CELL_BUDGET,
+            Circle::CityWide => CITY_WIDE_BUDGET,
+        });
+        Ok(Box::new(CircleSocket { router: self.router.clone(), circle: self.circle, queue, budget }))
     }
 }
 
@@ -139,15 +217,21 @@ struct CircleSocket {
     router: Arc<Router>,
     circle: Circle,
     queue: mpsc::Receiver<(SocketAddr, ChitchatMessage)>,
+    budget: Budget,
 }
 
 #[async_trait]
 impl Socket for CircleSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        if let Some(node) = node_at(to) {
-            // Nobody there at the moment is what gossip is made for.
-            let _ = self.router.transport.send(node, Lane::Gossip, encode(self.circle, &message));
+        let Some(node) = node_at(to) else { return Ok(()) };
+        let is_balanced = self.budget.is_balanced();
+        if matches!(message, ChitchatMessage::Syn { .. }) && !is_balanced {
+            return Ok(());
         }
+        let bytes = encode(self.circle, &message);
+        self.budget.spend(bytes.len());
+        // Nobody there at the moment is what gossip is made for.
+        let _ = self.router.transport.send(node, Lane::Gossip, bytes);
         Ok(())
     }
 
@@ -172,6 +256,7 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
             let _ = decode(&bytes);
             let _ = decode(&[&[VERSION; 1][..], &[0; 9], &bytes].concat());
+            let _ = decode(&[&[VERSION; 1][..], &NEWS, &bytes].concat());
         }
     }
 
@@ -184,7 +269,22 @@ mod tests {
     #[test]
     fn a_message_is_read_as_it_was_written_and_cut_it_is_not() {
         let bytes = encode(Circle::CityWide, &ChitchatMessage::BadCluster);
-        assert_eq!(decode(&bytes), Some((Circle::CityWide.to_bytes(), ChitchatMessage::BadCluster)));
+        let read = Arrived::Exchange(Circle::CityWide.to_bytes(), ChitchatMessage::BadCluster);
+        assert_eq!(decode(&bytes), Some(read));
         assert!((0..bytes.len()).all(|at| decode(&bytes[..at]).is_none()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_time_no_more_is_sent_than_the_budget_allows() {
+        let mut budget = Budget::new(1_000);
+        let mut sent = 0;
+        for _ in 0..600 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            if budget.is_balanced() {
+                budget.spend(3_000);
+                sent += 3_000;
+            }
+        }
+        assert!((57_000..=63_000).contains(&sent), "{sent} bytes in a minute");
     }
 }

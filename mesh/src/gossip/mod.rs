@@ -1,23 +1,30 @@
 //! Membership and small facts, by chitchat, in cells.
 //!
 //! ```text
-//!   set_fact ─▶ own facts ─▶ chitchat of our cell ─┬─▶ view: our cell, first hand
-//!                            chitchat, city-wide  ─┘        other cells, told by their ambassadors
+//!   set_fact ──┬▶ own facts ─▶ chitchat of our cell ─┬─▶ view: our cell, first hand
+//!   set_gauge ─┘     │         chitchat, city-wide  ─┤        other cells, told by their ambassadors
+//!              set_fact only ─▶ news, at once       ─┘        whatever is newest
 //!   roster (from the state) decides the circles: see `cell`
 //! ```
 //!
 //! # Guarantees
 //! - The view holds members of the roster only, and of each at most [`FACTS_MAX`] facts.
 //! - A circle whose chitchat stopped is begun anew.
+//! - A fact is known to the whole cell, and to the voters, some hops later (see `news`); a gauge with
+//!   the next exchanges, which are the rarer the larger the cell.
+//! - What a member sends does not grow with the city: exchanges have a budget (see `link`), and so has news.
 //!
 //! # Caveats
 //! - A node that is neither ambassador nor voter sees its own cell only. Up to 200 members there is one
 //!   cell, and everyone sees all.
-//! - `alive` is slow (some 4 to 7 s at 200 members): decisions rest on [`crate::observe`].
+//! - An ambassador that does not vote sees its own cell only, too.
+//! - `alive` is slow, and the slower the larger the cell: decisions rest on [`crate::observe`].
+//! - Voters of a city of several cells learn gauges of the others late, and the later the larger the city.
 
 pub mod cell;
 mod circle;
 mod link;
+mod news;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,14 +33,14 @@ use std::{
 };
 
 use scp_model::{CityId, NodeId};
-use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     cell::Roster,
     circle::Membership,
     link::{Circle, Router},
+    news::{Allowance, Latest, News, Version, Way},
 };
 use crate::transport::Transport;
 
@@ -45,18 +52,28 @@ pub const FACTS_MAX: usize = 16;
 /// The longest key of a fact, in bytes.
 pub const FACT_KEY_BYTES_MAX: usize = 32;
 
-/// How often each circle gossips with three partners: a change reaches 200 members in 1.6 s, measured.
+/// How often each circle may begin exchanges, if its budget allows it.
 const GOSSIP_INTERVAL: Duration = Duration::from_millis(500);
-/// How often the view is read out of chitchat: half a gossip interval adds nothing to speak of.
+/// How often the view is made anew; all that it adds to the second within which news is to be known.
 const VIEW_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What gossip knows of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MemberView {
     /// chitchat's slow opinion; the verdict is [`crate::observe`]'s.
     pub alive: bool,
-    /// Ordered by key.
-    pub facts: BTreeMap<String, String>,
+    pub facts: Arc<Facts>,
+}
+
+/// What a node tells of itself, ordered by key.
+pub type Facts = BTreeMap<String, String>;
+
+/// What one source knows of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    alive: bool,
+    version: Version,
+    facts: Arc<Facts>,
 }
 
 /// Everyone that gossip knows of, this node included.
@@ -88,7 +105,7 @@ pub struct Gossip {
 }
 
 struct Shared {
-    facts: Mutex<BTreeMap<String, String>>,
+    facts: Mutex<Facts>,
     facts_changed: Notify,
     view: watch::Sender<Arc<View>>,
     cancel: CancellationToken,
@@ -107,32 +124,47 @@ impl Gossip {
             view: watch::Sender::new(Arc::default()),
             cancel: CancellationToken::new(),
         });
+        let us = transport.node();
+        let (router, arriving) = Router::new(transport);
         let task = Task {
-            us: transport.node(),
+            us,
             config,
-            router: Router::new(transport),
+            router,
+            arriving,
             roster,
             shared: shared.clone(),
             circles: BTreeMap::new(),
+            cell: BTreeMap::new(),
+            latest: Latest::default(),
+            allowance: Allowance::new(),
+            is_news: false,
         };
         tokio::spawn(task.run());
         Self { shared }
     }
 
-    /// Tells a fact about this node; an equal value is told once.
+    /// Tells a fact about this node at once; an equal value is told once. For what seldom changes: a few
+    /// in a row are told at once, more of them when the cell can bear it.
     pub fn set_fact(&self, key: &str, value: impl Into<String>) -> Result<(), FactError> {
-        let value = value.into();
+        if self.set(key, value.into())? {
+            self.shared.facts_changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// As [`Gossip::set_fact`], for what changes all the time: told along with the next exchanges.
+    pub fn set_gauge(&self, key: &str, value: impl Into<String>) -> Result<(), FactError> {
+        self.set(key, value.into()).map(drop)
+    }
+
+    /// Whether it changed.
+    fn set(&self, key: &str, value: String) -> Result<bool, FactError> {
         check_fact(key, &value)?;
         let mut facts = self.shared.facts();
         if !facts.contains_key(key) && facts.len() >= FACTS_MAX {
             return Err(FactError::TooMany);
         }
-        let changed = facts.insert(key.to_owned(), value.clone()) != Some(value);
-        drop(facts);
-        if changed {
-            self.shared.facts_changed.notify_one();
-        }
-        Ok(())
+        Ok(facts.insert(key.to_owned(), value.clone()) != Some(value))
     }
 
     /// The latest view, and its changes.
@@ -147,7 +179,7 @@ impl Gossip {
 }
 
 impl Shared {
-    fn facts(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+    fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().expect("nothing panics while it holds this lock")
     }
 }
@@ -168,9 +200,16 @@ struct Task {
     us: NodeId,
     config: GossipConfig,
     router: Arc<Router>,
+    arriving: mpsc::Receiver<News>,
     roster: watch::Receiver<Arc<Roster>>,
     shared: Arc<Shared>,
     circles: BTreeMap<Circle, Membership>,
+    /// Our cell as chitchat had it last.
+    cell: BTreeMap<NodeId, Seen>,
+    latest: Latest,
+    allowance: Allowance,
+    /// A fact changed and was not told as news yet.
+    is_news: bool,
 }
 
 impl Task {
@@ -189,14 +228,37 @@ impl Task {
         let mut refresh = tokio::time::interval(VIEW_INTERVAL);
         loop {
             let roster = self.roster.borrow_and_update().clone();
-            self.take_part(&roster).await;
-            self.tell_facts().await;
-            self.refresh(&roster).await;
             tokio::select! {
-                _ = refresh.tick() => {}
-                () = shared.facts_changed.notified() => {}
+                _ = refresh.tick() => {
+                    self.take_part(&roster).await;
+                    self.tell_facts(&roster).await;
+                    self.refresh(&roster).await;
+                }
+                Some(news) = self.arriving.recv() => self.pass_on(&news, &roster),
+                () = shared.facts_changed.notified() => {
+                    self.is_news = true;
+                    self.tell_facts(&roster).await;
+                }
                 changed = self.roster.changed() => if changed.is_err() { return },
             }
+        }
+    }
+
+    /// To those after us, if we have not heard it this way yet and it is about a member.
+    fn pass_on(&mut self, news: &News, roster: &Roster) {
+        if news.node == self.us || !roster.members.contains_key(&news.node) {
+            return;
+        }
+        if self.latest.take(news) {
+            self.send_on(news, roster);
+        }
+    }
+
+    fn send_on(&self, news: &News, roster: &Roster) {
+        news.next(self.us, roster).into_iter().for_each(|node| self.router.tell(node, news));
+        if news.way == Way::Up {
+            let abroad = News { way: Way::Abroad, ..news.clone() };
+            news.abroad(self.us, roster).into_iter().for_each(|voter| self.router.tell(voter, &abroad));
         }
     }
 
@@ -221,30 +283,44 @@ impl Task {
         }
     }
 
-    async fn tell_facts(&self) {
+    async fn tell_facts(&mut self, roster: &Roster) {
+        let cell = roster.cell_of(self.us);
+        let Some(membership) = self.circles.get(&Circle::Cell(cell)) else { return };
         let facts = self.shared.facts().clone();
-        for (circle, membership) in &self.circles {
-            if matches!(circle, Circle::Cell(_)) {
-                membership.tell(facts.iter().map(|(key, value)| (key.as_str(), value.as_str()))).await;
+        let version = membership.tell(facts.iter().map(|(key, value)| (key.as_str(), value.as_str()))).await;
+        if self.is_news && self.allowance.take(roster.members_of(cell).count()) {
+            self.is_news = false;
+            for way in [Way::Up, Way::Down] {
+                self.send_on(&News { way, node: self.us, version, facts: facts.clone() }, roster);
             }
         }
     }
 
-    async fn refresh(&self, roster: &Roster) {
-        let mut view = View::new();
+    async fn refresh(&mut self, roster: &Roster) {
+        let mut members = BTreeMap::new();
         let own_cell = roster.cell_of(self.us);
-        if let Some(city_wide) = self.circles.get(&Circle::CityWide) {
-            view = city_wide.told().await;
+        let city_wide = self.circles.get(&Circle::CityWide);
+        if let Some(city_wide) = city_wide.filter(|_| roster.voters.contains(&self.us)) {
+            let ambassadors = roster.cells().into_iter().flat_map(|cell| roster.ambassadors(cell));
+            members = city_wide.told(&ambassadors.collect()).await;
         }
         if let Some(cell) = self.circles.get(&Circle::Cell(own_cell)) {
-            view.retain(|node, _| !own_cell.contains(*node));
-            let first_hand = cell.members().await;
-            if let Some(city_wide) = self.circles.get(&Circle::CityWide)
-                && roster.ambassadors(own_cell).contains(&self.us)
-            {
-                city_wide.speak_for(&first_hand).await;
+            members.retain(|node, _| !own_cell.contains(*node));
+            self.cell = cell.members(&self.cell).await;
+            if let Some(city_wide) = city_wide.filter(|_| roster.ambassadors(own_cell).contains(&self.us)) {
+                city_wide.speak_for(&self.cell).await;
             }
-            view.extend(first_hand);
+            members.extend(self.cell.clone());
+        }
+        self.latest.keep(roster);
+        let newest = |(node, seen): (NodeId, Seen)| {
+            let facts = self.latest.newer(node, seen.version).unwrap_or(&seen.facts).clone();
+            (node, MemberView { alive: seen.alive, facts })
+        };
+        let mut view: View = members.into_iter().map(newest).collect();
+        for (node, facts) in self.latest.all() {
+            // Of whom only news came so far: it lived a moment ago.
+            view.entry(node).or_insert_with(|| MemberView { alive: true, facts: facts.clone() });
         }
         view.retain(|node, _| *node == self.us || roster.members.contains_key(node));
         self.shared.view.send_if_modified(|old| {

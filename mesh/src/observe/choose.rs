@@ -4,12 +4,15 @@
 //! that number; the observers are the first of all nodes ordered by rank, then other zones before the
 //! subject's own, then the number. So the first observers stand in different zones, and a node that comes
 //! or goes changes the observers of those only that it observed or now observes.
+//!
+//! All of this within the subject's cell ([`crate::gossip::cell`]): ids are hashes, so a cell of a hundred
+//! nodes has all zones, and who observes whom costs a node the square of a cell, not of the city.
 
 use std::collections::BTreeMap;
 
 use scp_model::{Name, NodeId};
 
-use crate::gossip::cell::mix;
+use crate::gossip::cell::{CELL_MEMBERS_MAX, CellId, mix};
 
 /// Observers of a node in a small city.
 pub const OBSERVERS_SMALL: usize = 3;
@@ -25,14 +28,32 @@ pub struct Seat {
     pub zone: Name,
 }
 
+/// Those of the subject's cell; the whole city as long as it is one cell.
+pub fn neighbours(subject: NodeId, seats: &[Seat]) -> Vec<&Seat> {
+    let mut cell: Vec<&Seat> = seats.iter().collect();
+    for bits in 1..=u64::BITS as u8 {
+        if cell.len() <= CELL_MEMBERS_MAX {
+            break;
+        }
+        let half = CellId::of(subject, bits);
+        cell.retain(|seat| half.contains(seat.node));
+    }
+    cell
+}
+
 /// The observers of a node, the first choice first; fewer than three only in a city of three or less.
 pub fn observers_of(subject: NodeId, seats: &[Seat]) -> Vec<NodeId> {
+    observers_among(subject, &neighbours(subject, seats))
+}
+
+/// As [`observers_of`], for who has the subject's cell at hand.
+pub(super) fn observers_among(subject: NodeId, seats: &[&Seat]) -> Vec<NodeId> {
     let count = if seats.len() >= LARGE_CITY { OBSERVERS_LARGE } else { OBSERVERS_SMALL };
     let own_zone = seats.iter().find(|seat| seat.node == subject).map(|seat| &seat.zone);
     // Nobody beyond the first `count` of a zone can be chosen, so no more of them are kept: one pass over
     // the city, not a sort of it.
     let mut zones: BTreeMap<&Name, Vec<(u64, NodeId)>> = BTreeMap::new();
-    for seat in seats.iter().filter(|seat| seat.node != subject) {
+    for seat in seats.iter().copied().filter(|seat| seat.node != subject) {
         let first = zones.entry(&seat.zone).or_default();
         let candidate = (draw(subject, seat.node), seat.node);
         let rank = first.partition_point(|other| *other < candidate);

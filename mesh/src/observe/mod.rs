@@ -188,12 +188,16 @@ struct Duties {
 }
 
 fn duties_of(us: NodeId, watchlist: &Watchlist) -> Duties {
-    let others = || watchlist.seats.iter().map(|seat| seat.node).filter(|node| *node != us);
-    let leads = watchlist.leader == Some(us);
-    let watches = others().filter(|node| leads || observers_of(*node, &watchlist.seats).contains(&us));
-    let mut tells: BTreeSet<_> = observers_of(us, &watchlist.seats).into_iter().collect();
+    let cell = choose::neighbours(us, &watchlist.seats);
+    let watched = cell.iter().map(|seat| seat.node).filter(|node| *node != us);
+    let mut watches: BTreeSet<_> =
+        watched.filter(|node| choose::observers_among(*node, &cell).contains(&us)).collect();
+    if watchlist.leader == Some(us) {
+        watches.extend(watchlist.seats.iter().map(|seat| seat.node).filter(|node| *node != us));
+    }
+    let mut tells: BTreeSet<_> = choose::observers_among(us, &cell).into_iter().collect();
     tells.extend(watchlist.leader.filter(|leader| *leader != us));
-    Duties { watches: watches.collect(), tells }
+    Duties { watches, tells }
 }
 
 async fn listen(shared: &Shared) {

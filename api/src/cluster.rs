@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, future::join_all};
 use scp_model::{
     Answer, ImageId, JoinTokenId, NodeId, Proposal, Timestamp, VmId, explain::Explanation,
     image::ImageContent,
@@ -86,6 +86,11 @@ pub trait Cluster: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
     /// Has it committed and applied, wherever the leader is; retried by request id within its deadline.
     async fn propose(&self, proposal: Proposal) -> Result<Answer, ClusterError>;
+    /// The same for many at once, each answered by its place. Nothing is promised about all of them
+    /// together.
+    async fn propose_many(&self, proposals: Vec<Proposal>) -> Vec<Result<Answer, ClusterError>> {
+        join_all(proposals.into_iter().map(|proposal| self.propose(proposal))).await
+    }
     async fn read(&self, consistency: Consistency) -> Result<Snapshot, ClusterError>;
     /// Changes whenever something was applied here; holds the applied index.
     fn applied(&self) -> watch::Receiver<u64>;

@@ -4,5 +4,6 @@ pub mod client;
 pub mod cluster;
 pub mod health;
 pub mod local;
+pub mod native;
 pub mod server;
 pub mod v1;

@@ -8,6 +8,7 @@
 //!     lanes: raft · forward · bulk · renew   request and answer, or a duplex byte stream
 //!            gossip · probe                  one-way messages, best effort
 //!            join                            what a stranger may say, and nothing else
+//!     client: one stream of a user's program, who proves itself inside it
 //!        │
 //!        ├── gossip   chitchat in cells of at most 200: facts and a slow view of who lives
 //!        └── observe  heartbeats between each node and its few observers: silence, fast
@@ -16,7 +17,7 @@
 //! # Guarantees
 //! - A peer *is* its ed25519 key: [`NodeId`](scp_model::NodeId) is derived from it and checked in every
 //!   handshake. Names and addresses prove nothing.
-//! - Whoever is not of the city reaches the join lane only; whoever was removed reaches nothing; a member
+//! - Whoever is not of the city reaches the join lane, or one stream that asks who they are, and nothing else; whoever was removed reaches nothing; a member
 //!   whose certificate ran out reaches the renew lane only, and is renewed there.
 //! - Every queue, frame and number of requests under way is bounded by a constant with its reason.
 //! - A dead peer delays nobody's calls to the living.
@@ -30,6 +31,7 @@ pub mod authority;
 mod bad_frames;
 mod call;
 pub mod certificate;
+pub mod client;
 pub mod clock;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -15,7 +15,7 @@ use crate::{
     lane::Lane,
     mesh::Shared,
     peer::{CloseCode, Link, Peer, retire},
-    tls::{ALPN_JOIN, Standing},
+    tls::{ALPN_CLIENT, ALPN_JOIN, Standing},
     transport::{Duplex, Refusal, RefusalKind},
     wire::{self, Hello, Kind, PREAMBLE_BYTES, Preamble, WireError},
 };
@@ -28,6 +28,8 @@ const HANDSHAKES_UNPROVEN_MAX: usize = 64;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Strangers served at once: a rack of servers joining together.
 const STRANGERS_MAX: usize = 64;
+/// Connections of users' programs at once: each costs a task and its windows.
+const CLIENTS_MAX: usize = 1024;
 /// Beyond the caller's deadline, so that its own timer ends first and it knows a timeout from a break.
 const DEADLINE_GRACE: Duration = Duration::from_secs(1);
 /// A caller that opened a stream has this long to say what it wants.
@@ -36,7 +38,8 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Takes connections in until the endpoint is closed.
 pub(crate) async fn accept(shared: Arc<Shared>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let guests =
+        Arc::new(Guests { strangers: Semaphore::new(STRANGERS_MAX), clients: Semaphore::new(CLIENTS_MAX) });
     while let Some(incoming) = shared.endpoint.accept().await {
         let free = handshakes.available_permits();
         if HANDSHAKES_MAX - free >= HANDSHAKES_UNPROVEN_MAX && !incoming.remote_address_validated() {
@@ -48,28 +51,49 @@ pub(crate) async fn accept(shared: Arc<Shared>) {
             incoming.refuse();
             continue;
         };
-        shared.spawn(greet(shared.clone(), incoming, permit, strangers.clone()));
+        shared.spawn(greet(shared.clone(), incoming, permit, guests.clone()));
     }
+}
+
+/// Room for those who are not members.
+struct Guests {
+    strangers: Semaphore,
+    clients: Semaphore,
 }
 
 async fn greet(
     shared: Arc<Shared>,
     incoming: quinn::Incoming,
     handshake: OwnedSemaphorePermit,
-    strangers: Arc<Semaphore>,
+    guests: Arc<Guests>,
 ) {
     let Ok(connecting) = incoming.accept() else { return };
     let Ok(Ok(connection)) = timeout(HANDSHAKE_TIMEOUT, connecting).await else { return };
     drop(handshake);
-    if alpn(&connection).as_deref() == Some(ALPN_JOIN) {
-        match strangers.try_acquire_owned() {
+    match alpn(&connection).as_deref() {
+        Some(ALPN_JOIN) => match guests.strangers.try_acquire() {
             Ok(_permit) => server::serve(&shared, &connection).await,
             Err(_) => connection.close(CloseCode::Busy.number().into(), b"too many servers join at once"),
-        }
-        return;
+        },
+        Some(ALPN_CLIENT) => match guests.clients.try_acquire() {
+            Ok(_permit) => client(&shared, &connection).await,
+            Err(_) => connection.close(CloseCode::Busy.number().into(), b"too many clients are connected"),
+        },
+        Some(_) | None => member(&shared, connection).await,
     }
+}
+
+/// One stream a client: requests of many callers share it, as answers do.
+async fn client(shared: &Arc<Shared>, connection: &quinn::Connection) {
+    let Ok(Ok(streams)) = timeout(OPENING_TIMEOUT, connection.accept_bi()).await else { return };
+    shared.ports.service.client(duplex(streams, Arc::new(()))).await;
+    // What was said last has to arrive before the connection ends.
+    connection.close(CloseCode::Goodbye.number().into(), b"the session is over");
+}
+
+async fn member(shared: &Arc<Shared>, connection: quinn::Connection) {
     match shared.judge(&connection) {
-        Ok((facts, standing)) => welcome(&shared, Link::new(connection, facts, false, standing)).await,
+        Ok((facts, standing)) => welcome(shared, Link::new(connection, facts, false, standing)).await,
         Err(outsider) => {
             tracing::info!(address = %connection.remote_address(), why = %outsider, "connection refused");
             connection.close(CloseCode::NotAMember.number().into(), outsider.to_string().as_bytes());

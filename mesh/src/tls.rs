@@ -30,6 +30,8 @@ use crate::{
 
 /// Spoken between members.
 pub(crate) const ALPN_MESH: &[u8] = b"scp-mesh/1";
+/// Spoken with users' programs: who they are is proven inside.
+pub(crate) const ALPN_CLIENT: &[u8] = b"scp-client/1";
 /// Spoken with strangers.
 pub(crate) const ALPN_JOIN: &[u8] = b"scp-join/1";
 
@@ -207,7 +209,7 @@ pub(crate) fn server(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(ProvenKey))
         .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![ALPN_MESH.to_vec(), ALPN_JOIN.to_vec()];
+    config.alpn_protocols = vec![ALPN_MESH.to_vec(), ALPN_JOIN.to_vec(), ALPN_CLIENT.to_vec()];
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;

@@ -71,6 +71,12 @@ pub trait Service: Send + Sync + 'static {
     /// A member opens a byte stream: refuse it, or give back what serves it.
     async fn stream(&self, from: NodeId, opening: Bytes) -> Result<StreamHandler, Refusal>;
 
+    /// A user's program connected. Nothing is proven of it but that it holds the key it showed: what it may
+    /// is told by what it says first, and is judged by who serves it. The connection ends with this.
+    async fn client(&self, duplex: Duplex) {
+        drop(duplex);
+    }
+
     /// A stranger with a token wants to become a member. Clock, protocol and address were checked.
     async fn join(&self, from: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal>;
 }

@@ -1,6 +1,6 @@
 //! Names that users choose, and country codes.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +9,11 @@ pub const NAME_BYTES_MAX: usize = 63;
 
 /// A name: 1 to 63 ASCII letters, digits, `-`, `_` or `.`, beginning and ending with a letter or digit.
 /// Safe as a file name, a metric label and (but for `_` and `.`) a DNS label.
+///
+/// Shared rather than copied: the state's maps copy their leaves, names and all, when one entry changes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +45,7 @@ impl Name {
         if !edge(text.chars().next()) || !edge(text.chars().next_back()) {
             return Err(NameError::Edge);
         }
-        Ok(Self(text))
+        Ok(Self(text.into()))
     }
 
     pub fn as_str(&self) -> &str {
@@ -61,7 +63,7 @@ impl TryFrom<String> for Name {
 
 impl From<Name> for String {
     fn from(name: Name) -> Self {
-        name.0
+        name.0.as_ref().into()
     }
 }
 

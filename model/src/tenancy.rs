@@ -1,6 +1,9 @@
 //! City > department > project; users, their roles and quotas; join tokens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -136,9 +139,9 @@ pub struct Keypair {
     pub project: ProjectId,
     pub name: Name,
     /// One line of an `authorized_keys` file.
-    pub public_key: String,
+    pub public_key: Arc<str>,
     /// SHA-256 of the key's bytes, as OpenSSH prints it.
-    pub fingerprint: String,
+    pub fingerprint: Arc<str>,
     pub created_at: Timestamp,
 }
 

@@ -12,6 +12,7 @@ use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use futures::FutureExt;
+use scp_api::native::Native;
 use scp_mesh::{Clock, Members, Observer, Transport, gossip::cell::Roster, observe::Watchlist};
 use scp_raft::{Disk, Raft};
 use tokio::{sync::watch, time::Instant};
@@ -31,6 +32,7 @@ use crate::{
     network::RaftNetwork,
     proposer::Proposer,
     service::{NodeService, Parts},
+    together::Together,
 };
 
 /// Loops get so long to end by themselves.
@@ -67,8 +69,10 @@ pub struct Core {
 impl Core {
     /// Starts agreement and all loops. When this returns, the node takes part; it may still be behind.
     pub async fn start(raft: scp_raft::Config, ports: CorePorts) -> Result<Self> {
+        let raft = start_raft(raft, &ports).await?;
         let proposer = Proposer {
-            raft: start_raft(raft, &ports).await?,
+            together: Together::start(raft.clone(), ports.transport.clone()),
+            raft,
             transport: ports.transport.clone(),
             published: ports.published.clone(),
             clock: ports.clock.clone(),
@@ -132,6 +136,11 @@ impl Core {
                 std::process::abort();
             }
         });
+    }
+
+    /// Serves users' programs over the mesh from now on.
+    pub fn open_to_clients(&self, native: Native) {
+        self.service.open_to_clients(native);
     }
 
     /// Cancelled when the node goes down.

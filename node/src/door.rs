@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::join_all;
 use scp_api::cluster::{
     Agreement, ByteStream, Cluster, ClusterError, Consistency, Duplex, JoinHint, Snapshot, VmStats,
 };
@@ -82,6 +83,14 @@ impl Cluster for Door {
             return Ok(Answer { index: self.proposer.published.state().index, result: Err(rejection) });
         }
         self.proposer.propose(proposal).await
+    }
+
+    async fn propose_many(&self, proposals: Vec<Proposal>) -> Vec<Result<Answer, ClusterError>> {
+        // A removal asks other nodes first: none comes this way.
+        if proposals.iter().any(|proposal| matches!(proposal.command, Command::RemoveNode(_))) {
+            return join_all(proposals.into_iter().map(|proposal| self.propose(proposal))).await;
+        }
+        self.proposer.propose_many(&proposals).await
     }
 
     async fn read(&self, consistency: Consistency) -> Result<Snapshot, ClusterError> {

@@ -3,7 +3,7 @@
 //! ```text
 //!  main ── config ── daemon ──▶ member ──▶ core (all parts of a server that belongs to a city)
 //!                    local       found · admit · leave · whose · issuer · renewal     how it became one, and how it ends
-//!                    serve       machine · proposer · door            writes and reads
+//!                    serve       machine · proposer · together · door            writes and reads
 //!                    server      leader · membership                  what the leader does
 //!                                hands · chunks                       what the agent does
 //!                                follow · facts · profile · freshness · scrub   what keeps in step
@@ -38,5 +38,6 @@ pub mod scrub;
 pub mod serve;
 pub mod server;
 pub mod service;
+pub mod together;
 pub mod whose;
 pub mod wire;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use axum::Router;
 use scp_api::{
     cluster::{Cluster, JoinHint},
+    native::Native,
     server::{Api, Options},
 };
 use scp_mesh::{Clock, Identity, IdentityDirectory, Mesh, MeshConfig, Transport, certificate};
@@ -160,6 +161,7 @@ fn open_doors(start: &Start, core: &Core, door: &Arc<dyn Cluster>, opening: Open
     let stop = core.stopping();
     let https = serve::Certificate::new(start.identity.chain(), start.identity.key.to_tls())?;
     let api = Api::new(door.clone(), Options::default());
+    core.open_to_clients(Native::new(door.clone()));
     core.spawn(serve::https(opening.listener, serve::tls(https.clone())?, api.router(), stop.clone()));
     let profile = Profile {
         proposer: core.proposer.clone(),

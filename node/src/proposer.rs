@@ -18,11 +18,13 @@ use scp_api::cluster::ClusterError;
 use scp_mesh::{Lane, MeshError, Transport};
 use scp_model::{Actor, Answer, Command, NodeId, Proposal, RequestId};
 use scp_raft::{Raft, WriteError};
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
     machine::{self, Published},
+    together::Together,
     wire::{self, Ask, Proposed},
 };
 
@@ -41,16 +43,20 @@ pub struct Proposer {
     pub transport: Arc<dyn Transport>,
     pub published: Published,
     pub clock: Arc<dyn scp_mesh::Clock>,
+    pub together: Together,
 }
 
 /// Why one try did not give an answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Try {
     /// Worth repeating.
+    #[error("{0}")]
     Again(String),
     /// The leader does not hold this node to be a member: not yet, or not any more.
+    #[error("{0}")]
     NotAMember(String),
     /// Repeating changes nothing.
+    #[error("{0}")]
     Never(ClusterError),
 }
 
@@ -71,7 +77,7 @@ impl Proposer {
         let entry = Bytes::from(entry);
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         loop {
-            let why = match self.attempt(entry.clone()).await {
+            let why = match self.together.attempt(entry.clone()).await {
                 Ok(answer) => {
                     // The caller reads its own write from this node.
                     let _ = tokio::time::timeout_at(deadline, self.raft.wait_applied(answer.index)).await;
@@ -93,44 +99,57 @@ impl Proposer {
         let proposed = match leader {
             None => return Err(Try::Again("no leader is known".into())),
             Some(leader) if leader == self.me() => propose_here(&self.raft, entry).await,
-            Some(leader) => self.propose_there(leader, entry).await?,
-        };
-        match proposed {
-            Proposed::Applied(answer) => {
-                machine::from_answer(&answer).map_err(|error| Try::Never(internal(&error)))
+            Some(leader) => {
+                ask_leader((&self.raft, &*self.transport), leader, &Ask::Propose(entry.to_vec())).await?
             }
-            Proposed::NotLeader(_) => Err(Try::Again("leadership is changing hands".into())),
-            Proposed::Unknown(why) => Err(Try::Again(why)),
-            Proposed::ReadOnly(why) => Err(Try::Never(ClusterError::ReadOnly { why })),
-            Proposed::Overloaded => Err(Try::Never(ClusterError::Overloaded)),
-        }
+        };
+        judge(proposed)
     }
 
-    async fn propose_there(&self, leader: NodeId, entry: Bytes) -> Result<Proposed, Try> {
-        let ask =
-            wire::pack(&Ask::Propose(entry.to_vec())).map_err(|refusal| Try::Never(internal(&refusal)))?;
-        let reply = tokio::select! {
-            reply = self.transport.request(leader, Lane::Forward, ask, TRY_TIMEOUT) => reply,
-            () = self.replaced(leader) => return Err(Try::Again("leadership has changed hands".into())),
-        };
-        match reply {
-            Ok(reply) => {
-                wire::unpack(Lane::Forward, &reply).map_err(|refusal| Try::Never(internal(&refusal)))
+    /// Has proposals committed and applied, in this order unless some have to be repeated. Each is answered
+    /// by its place.
+    pub async fn propose_many(&self, proposals: &[Proposal]) -> Vec<Result<Answer, ClusterError>> {
+        let mut answers: Vec<Option<Result<Answer, ClusterError>>> = Vec::with_capacity(proposals.len());
+        let mut open: Vec<(usize, Bytes)> = Vec::with_capacity(proposals.len());
+        for (place, proposal) in proposals.iter().enumerate() {
+            match machine::to_entry(proposal) {
+                Ok(entry) => {
+                    open.push((place, entry.into()));
+                    answers.push(None);
+                }
+                Err(error) => answers.push(Some(Err(internal(&error)))),
             }
-            Err(error @ MeshError::TooLarge { .. }) => Err(Try::Never(internal(&error))),
-            Err(MeshError::Busy { .. }) => Err(Try::Never(ClusterError::Overloaded)),
-            Err(error @ MeshError::NotAMember { .. }) => Err(Try::NotAMember(error.to_string())),
-            Err(error) => Err(Try::Again(format!("the leader {error}"))),
         }
-    }
-
-    /// Until another leads than the one that was asked: it may be cut off, and never answer.
-    async fn replaced(&self, asked: NodeId) {
-        let mut status = self.raft.status();
-        let other = status.wait_for(|status| status.leader.is_some_and(|leader| leader != asked));
-        if other.await.is_err() {
-            std::future::pending().await
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        while !open.is_empty() {
+            let entries = open.iter().map(|(_, entry)| entry.clone()).collect();
+            let tried = attempt_many(&self.raft, &*self.transport, entries).await;
+            let last = Instant::now() + PAUSE >= deadline;
+            let mut again = Vec::new();
+            for ((place, entry), outcome) in open.into_iter().zip(tried) {
+                answers[place] = match outcome {
+                    Ok(answer) => Some(Ok(answer)),
+                    Err(Try::Never(error)) => Some(Err(error)),
+                    Err(Try::Again(why) | Try::NotAMember(why)) if last => {
+                        Some(Err(ClusterError::NoQuorum { why }))
+                    }
+                    Err(Try::Again(_) | Try::NotAMember(_)) => {
+                        again.push((place, entry));
+                        None
+                    }
+                };
+            }
+            open = again;
+            if !open.is_empty() {
+                self.pause().await;
+            }
         }
+        let written = answers.iter().filter_map(|answer| Some(answer.as_ref()?.as_ref().ok()?.index));
+        if let Some(index) = written.max() {
+            // The caller reads its own writes from this node.
+            let _ = tokio::time::timeout_at(deadline, self.raft.wait_applied(index)).await;
+        }
+        answers.into_iter().map(|answer| answer.expect("the loop ends when every place has one")).collect()
     }
 
     /// Until something about the agreement changes, at most [`PAUSE`].
@@ -143,9 +162,102 @@ impl Proposer {
     }
 }
 
+/// Proposes many once, without repeating; answered one by one.
+pub(crate) async fn attempt_many(
+    raft: &Raft,
+    transport: &dyn Transport,
+    entries: Vec<Bytes>,
+) -> Vec<Result<Answer, Try>> {
+    let count = entries.len();
+    let leader = raft.status().borrow().leader;
+    let proposed = match leader {
+        None => Err(Try::Again("no leader is known".into())),
+        Some(leader) if leader == transport.node() => Ok(propose_many_here(raft, entries).await),
+        Some(leader) => {
+            let ask = Ask::ProposeMany(entries.into_iter().map(Vec::from).collect());
+            ask_leader((raft, transport), leader, &ask).await
+        }
+    };
+    let proposed: Vec<Proposed> = match proposed {
+        Ok(proposed) => proposed,
+        Err(Try::Never(error)) if count == 1 => return vec![Err(Try::Never(error))],
+        Err(failure) => {
+            let why = failure.to_string();
+            let same = |_| match failure {
+                Try::Never(ClusterError::Overloaded) => Err(Try::Never(ClusterError::Overloaded)),
+                Try::Never(_) => Err(Try::Never(ClusterError::Internal { why: why.clone() })),
+                Try::Again(_) | Try::NotAMember(_) => Err(Try::Again(why.clone())),
+            };
+            return (0..count).map(same).collect();
+        }
+    };
+    if proposed.len() != count {
+        let why = "the leader answered another number of proposals";
+        return (0..count).map(|_| Err(Try::Again(why.into()))).collect();
+    }
+    proposed.into_iter().map(judge).collect()
+}
+
+async fn ask_leader<T: DeserializeOwned>(
+    (raft, transport): (&Raft, &dyn Transport),
+    leader: NodeId,
+    ask: &Ask,
+) -> Result<T, Try> {
+    let ask = wire::pack(ask).map_err(|refusal| Try::Never(internal(&refusal)))?;
+    // A leader that is dead answers nothing, and its connection ends long after it was replaced.
+    let answer = tokio::select! {
+        answer = transport.request(leader, Lane::Forward, ask, TRY_TIMEOUT) => answer,
+        () = replaced(raft, leader) => return Err(Try::Again(format!("{leader} leads no more"))),
+    };
+    match answer {
+        Ok(reply) => wire::unpack(Lane::Forward, &reply).map_err(|refusal| Try::Never(internal(&refusal))),
+        Err(error @ MeshError::TooLarge { .. }) => Err(Try::Never(internal(&error))),
+        Err(MeshError::Busy { .. }) => Err(Try::Never(ClusterError::Overloaded)),
+        Err(error @ MeshError::NotAMember { .. }) => Err(Try::NotAMember(error.to_string())),
+        Err(error) => Err(Try::Again(format!("the leader {error}"))),
+    }
+}
+
+/// Returns when another node is known to lead.
+async fn replaced(raft: &Raft, leader: NodeId) {
+    let mut status = raft.status();
+    let is_another = |status: &scp_raft::Status| status.leader.is_some_and(|now| now != leader);
+    let ended = status.wait_for(is_another).await.is_err();
+    if ended {
+        // Agreement ended here: the request has its own end.
+        std::future::pending().await
+    }
+}
+
+/// What an outcome means to who proposed.
+fn judge(proposed: Proposed) -> Result<Answer, Try> {
+    match proposed {
+        Proposed::Applied(answer) => {
+            machine::from_answer(&answer).map_err(|error| Try::Never(internal(&error)))
+        }
+        Proposed::NotLeader(_) => Err(Try::Again("leadership is changing hands".into())),
+        Proposed::Unknown(why) => Err(Try::Again(why)),
+        Proposed::ReadOnly(why) => Err(Try::Never(ClusterError::ReadOnly { why })),
+        Proposed::Overloaded => Err(Try::Never(ClusterError::Overloaded)),
+    }
+}
+
 /// Writes on this node, which has to be the leader.
 pub async fn propose_here(raft: &Raft, entry: Bytes) -> Proposed {
-    match raft.write(entry).await {
+    outcome(raft.write(entry).await)
+}
+
+/// Writes many on this node, which has to be the leader; answered one by one.
+pub async fn propose_many_here(raft: &Raft, entries: Vec<Bytes>) -> Vec<Proposed> {
+    let count = entries.len();
+    match raft.write_many(entries).await {
+        Ok(written) => written.into_iter().map(outcome).collect(),
+        Err(error) => (0..count).map(|_| outcome(Err(error.clone()))).collect(),
+    }
+}
+
+fn outcome(written: scp_raft::Written) -> Proposed {
+    match written {
         Ok(applied) => Proposed::Applied(applied.answer),
         Err(WriteError::NotLeader { leader }) => Proposed::NotLeader(leader),
         Err(WriteError::ReadOnly { why }) => Proposed::ReadOnly(why),

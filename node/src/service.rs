@@ -5,9 +5,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use bytes::Bytes;
+use scp_api::native::Native;
 use scp_drivers::console::ConsoleError;
 use scp_mesh::{
-    JoinRefusal, JoinReply, JoinRequest, Lane, Observer, Refusal, RefusalKind, Service, Stranger,
+    Duplex, JoinRefusal, JoinReply, JoinRequest, Lane, Observer, Refusal, RefusalKind, Service, Stranger,
     StreamHandler, renew,
 };
 use scp_model::NodeId;
@@ -16,7 +17,7 @@ use crate::{
     admit::Admitter,
     chunks::{self, Engines},
     issuer::Issuer,
-    proposer::propose_here,
+    proposer::{propose_here, propose_many_here},
     wire::{self, Ask, Opening, Stats},
 };
 
@@ -33,6 +34,7 @@ pub struct Parts {
 #[derive(Default)]
 pub struct NodeService {
     parts: ArcSwapOption<Parts>,
+    clients: ArcSwapOption<Native>,
 }
 
 impl NodeService {
@@ -41,8 +43,14 @@ impl NodeService {
         self.parts.store(Some(Arc::new(parts)));
     }
 
+    /// Serves users' programs from now on.
+    pub fn open_to_clients(&self, native: Native) {
+        self.clients.store(Some(Arc::new(native)));
+    }
+
     /// Lets go of all parts.
     pub fn close(&self) {
+        self.clients.store(None);
         self.parts.store(None);
     }
 
@@ -84,6 +92,12 @@ impl Service for NodeService {
         }
     }
 
+    async fn client(&self, duplex: Duplex) {
+        if let Some(native) = self.clients.load_full() {
+            native.serve(duplex).await;
+        }
+    }
+
     async fn join(&self, from: Stranger, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {
         match self.parts() {
             Ok(parts) => parts.admitter.join(from, request).await,
@@ -110,6 +124,10 @@ impl Parts {
                 let stats = self.engines.hypervisor.stats(vm).await;
                 let stats = stats.map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))?;
                 wire::pack(&Stats::from(stats))
+            }
+            Ask::ProposeMany(entries) => {
+                let entries = entries.into_iter().map(Bytes::from).collect();
+                wire::pack(&propose_many_here(raft, entries).await)
             }
             Ask::HoldsCityKey => wire::pack(&self.issuer.has_key()),
         }

@@ -27,6 +27,9 @@ pub enum Ask {
     VmStats { vm: VmId },
     /// Whether the asked node can issue certificates.
     HoldsCityKey,
+    /// Have these log entries committed, in this order. Only the leader can; answered by one [`Proposed`]
+    /// each.
+    ProposeMany(Vec<Vec<u8>>),
 }
 
 /// A stranger, as the node it came to saw it.

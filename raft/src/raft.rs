@@ -43,8 +43,8 @@ const IDENTITY_VERSION: u16 = 1;
 /// Entries that a node may be behind and still become a voter.
 const LAG_MAX: u64 = 1000;
 /// A new leader is known some milliseconds before it takes writes.
-const LEADER_PAUSE: Duration = Duration::from_millis(5);
-const LEADER_ATTEMPTS: u32 = 40;
+pub(crate) const LEADER_PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const LEADER_ATTEMPTS: u32 = 40;
 
 /// What a node brings.
 pub struct Ports {
@@ -64,7 +64,7 @@ pub struct Applied {
 /// Cheap to clone; all clones are the same node. Stopped by [`Raft::shutdown`], not by being dropped.
 #[derive(Clone)]
 pub struct Raft {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     reads: Reads,
 }
 
@@ -74,9 +74,9 @@ pub(crate) struct Inner {
     core: RwLock<Option<Core>>,
     status: watch::Sender<Status>,
     stop: watch::Sender<bool>,
-    writes: Semaphore,
+    pub(crate) writes: Semaphore,
     /// Bytes of commands under way: a quarter of a segment, so that they fit the reserve.
-    write_bytes: Semaphore,
+    pub(crate) write_bytes: Semaphore,
 }
 
 impl Inner {

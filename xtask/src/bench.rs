@@ -1,6 +1,9 @@
 //! `cargo xtask bench`: the benchmarks that exist, found rather than listed.
 
-use std::process::Stdio;
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -30,16 +33,41 @@ pub fn bench(name: Option<&str>, as_json: bool) -> Result<()> {
     let mut measures = Vec::new();
     for (package, bench) in &benches {
         talk!("benchmark {package} {bench}");
-        measures.extend(run_bench(package, bench)?);
+        let scpd = if bench == BESIDE_ETCD { Some(release_scpd()?) } else { None };
+        measures.extend(run_bench((package, bench), scpd.as_deref())?);
     }
     if as_json {
-        println!("{:#}", json!({ "measures": measures }));
+        println!("{:#}", json!({ "ratios": ratios(&measures), "measures": measures }));
     } else {
         for measure in &measures {
             println!("{measure}");
         }
     }
     Ok(())
+}
+
+/// The benchmark that runs the node's binary beside etcd.
+const BESIDE_ETCD: &str = "kv";
+
+/// Installs the peer, and compiles the node as it is shipped.
+fn release_scpd() -> Result<PathBuf> {
+    packages::install(&[Step::BesideEtcd])?;
+    if let Some(scpd) = std::env::var_os("SCP_BENCH_SCPD") {
+        return Ok(scpd.into());
+    }
+    cargo::run(&mut cargo(&["build", "--locked", "--release", "--package", "scp-node", "--bin", "scpd"]))?;
+    Ok(cargo::target_dir()?.join("release/scpd"))
+}
+
+/// What is measured beside a peer, by name: on the disk, where there are several regimes.
+fn ratios(measures: &[Value]) -> Value {
+    let beside = measures.iter().filter(|measure| {
+        measure["unit"].as_str().is_some_and(|unit| unit.starts_with("times "))
+            && measure["regime"].as_str().is_none_or(|regime| regime == "disk")
+    });
+    beside
+        .filter_map(|measure| Some((measure["name"].as_str()?.to_owned(), measure["value"].clone())))
+        .collect()
 }
 
 /// Package and name of every bench target, from `cargo metadata`.
@@ -59,8 +87,11 @@ fn benches(metadata: &Value) -> Vec<(String, String)> {
     found
 }
 
-fn run_bench(package: &str, bench: &str) -> Result<Vec<Value>> {
+fn run_bench((package, bench): (&str, &str), scpd: Option<&Path>) -> Result<Vec<Value>> {
     let mut command = cargo(&["bench", "--quiet", "--locked", "--package", package, "--bench", bench]);
+    if let Some(scpd) = scpd {
+        command.env("SCP_BENCH_SCPD", scpd);
+    }
     let done =
         command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cargo cannot be started")?;
     if !done.status.success() {
@@ -83,6 +114,16 @@ fn run_bench(package: &str, bench: &str) -> Result<Vec<Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ratios_are_those_of_the_disk_by_name() {
+        let measures = [
+            json!({"name": "writes_1", "unit": "times etcd", "regime": "disk", "value": 2.5}),
+            json!({"name": "writes_1", "unit": "times etcd", "regime": "tmpfs", "value": 9.0}),
+            json!({"name": "fill", "unit": "s", "value": 60.0}),
+        ];
+        assert_eq!(ratios(&measures), json!({"writes_1": 2.5}));
+    }
 
     #[test]
     fn bench_targets_are_found() {

@@ -137,7 +137,7 @@ fn scoped_key(key: Uuid, identity: &Identity, parts: &Parts) -> Uuid {
 }
 
 /// A UUID that follows from the parts, and only from them.
-fn derived(parts: &[&[u8]]) -> Uuid {
+pub(crate) fn derived(parts: &[&[u8]]) -> Uuid {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());

@@ -37,7 +37,7 @@ mod problem;
 mod resolve;
 mod routes;
 mod throttle;
-mod token;
+pub(crate) mod token;
 mod view;
 
 use std::{sync::Arc, time::Duration};
@@ -59,6 +59,7 @@ pub use self::{
     problem::Code,
     token::{Claims, TOKEN_CHARACTERS},
 };
+pub(crate) use self::{call::derived, routes::keypair::public_key};
 use self::{meter::Meter, password::Passwords, throttle::Throttle};
 use crate::{
     cluster::Cluster,

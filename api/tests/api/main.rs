@@ -8,6 +8,7 @@ mod compute;
 mod events;
 mod guide;
 mod idempotency;
+mod native;
 mod openapi;
 mod pages;
 mod problems;

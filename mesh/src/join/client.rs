@@ -77,7 +77,11 @@ fn client_endpoint(address: SocketAddr) -> Result<quinn::Endpoint, JoinError> {
 }
 
 /// A stranger's papers: its own key, signed by itself.
-pub(super) fn stranger_config(key: &NodeKey, now: Timestamp) -> Result<quinn::ClientConfig, String> {
+pub(crate) fn stranger_config(
+    key: &NodeKey,
+    now: Timestamp,
+    alpn: &[u8],
+) -> Result<quinn::ClientConfig, String> {
     let pair = KeyPair::try_from(key.pkcs8()).map_err(|error| error.to_string())?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -87,7 +91,7 @@ pub(super) fn stranger_config(key: &NodeKey, now: Timestamp) -> Result<quinn::Cl
     params.not_after = at(now.plus_ms(3_600_000).0).map_err(|error| error.to_string())?;
     let certificate = params.self_signed(&pair).map_err(|error| error.to_string())?;
     let chain = vec![certificate.der().clone()];
-    let tls = tls::client(chain, key.to_tls(), tls::ALPN_JOIN).map_err(|error| error.to_string())?;
+    let tls = tls::client(chain, key.to_tls(), alpn).map_err(|error| error.to_string())?;
     let mut client = quinn::ClientConfig::new(Arc::new(tls));
     client.transport_config(Arc::new(transport_config()));
     Ok(client)
@@ -103,7 +107,7 @@ impl<'a> Session<'a> {
     async fn connect(endpoint: &quinn::Endpoint, config: &'a JoinConfig) -> Result<Self, JoinError> {
         let address = config.address;
         let unreachable = |why: String| JoinError::Unreachable { address, why };
-        let client = stranger_config(&config.key, config.clock.now());
+        let client = stranger_config(&config.key, config.clock.now(), tls::ALPN_JOIN);
         let client = client.map_err(|why| JoinError::Socket { why })?;
         let connecting = endpoint.connect_with(client, address, tls::ANY_NODE);
         let connecting = connecting.map_err(|error| unreachable(error.to_string()))?;

@@ -27,6 +27,7 @@ use std::net::SocketAddr;
 use scp_model::{CityId, JoinTokenId, Name, NodeId, PublicKey, Timestamp, node::NodeProfile};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::client::stranger_config;
 pub use self::{
     client::{JoinConfig, Joined, join},
     error::{JoinError, JoinRefusal},

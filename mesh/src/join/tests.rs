@@ -15,7 +15,7 @@ use crate::{
 };
 
 fn stranger() -> quinn::ClientConfig {
-    stranger_config(&NodeKey::generate().expect("a key"), NOW).expect("good papers")
+    stranger_config(&NodeKey::generate().expect("a key"), NOW, tls::ALPN_JOIN).expect("good papers")
 }
 
 #[tokio::test]

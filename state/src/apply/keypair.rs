@@ -22,8 +22,8 @@ impl Effect for CreateKeypair {
         if let Some(keypair) = change.state.keypairs.get(&self.id) {
             let same = keypair.project == self.project
                 && keypair.name == self.name
-                && keypair.public_key == self.public_key
-                && keypair.fingerprint == self.fingerprint;
+                && *keypair.public_key == *self.public_key
+                && *keypair.fingerprint == *self.fingerprint;
             return if same { Ok(()) } else { Err(Rejection::IdTaken { subject }) };
         }
         line_within("public_key", &self.public_key, SSH_KEY_BYTES_MAX)?;
@@ -39,8 +39,8 @@ impl Effect for CreateKeypair {
             id: self.id,
             project: self.project,
             name: self.name.clone(),
-            public_key: self.public_key.clone(),
-            fingerprint: self.fingerprint.clone(),
+            public_key: self.public_key.as_str().into(),
+            fingerprint: self.fingerprint.as_str().into(),
             created_at: change.now(),
         };
         change.state.names.insert((scope, self.name.clone()), subject);

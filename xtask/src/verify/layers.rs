@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scp-raft", &["scp-model", "scp-codec"]),
     ("scp-mesh", &["scp-model", "scp-codec"]),
     ("scp-drivers", &["scp-model", "scp-codec"]),
-    ("scp-api", &["scp-model", "scp-state"]),
+    ("scp-api", &["scp-model", "scp-codec", "scp-state"]),
     (
         "scp-node",
         &[
@@ -45,7 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("scp-servers", &[]),
     ("scp-chaos", &["scp-model", "scp-api", "scp-servers"]),
-    ("scp-bench", &["scp-model", "scp-state", "scp-scheduler"]),
+    ("scp-bench", &["scp-model", "scp-state", "scp-scheduler", "scp-mesh", "scp-api"]),
     ("scp-xtask", &["scp-servers"]),
 ];
 

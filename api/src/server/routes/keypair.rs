@@ -85,7 +85,7 @@ pub(crate) async fn create(mut call: Call, Body(body): Body<v1::KeypairCreate>) 
 }
 
 /// The key as one line, and its fingerprint.
-fn public_key(text: &str) -> Result<(String, String), String> {
+pub(crate) fn public_key(text: &str) -> Result<(String, String), String> {
     let line = text.trim();
     if line.contains("PRIVATE KEY") {
         return Err("is a private key: keep it to yourself, and give the file that ends in .pub".into());

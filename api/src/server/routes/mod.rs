@@ -6,7 +6,7 @@ mod console;
 mod event;
 mod flavor;
 mod image;
-mod keypair;
+pub(crate) mod keypair;
 pub(crate) mod metrics;
 mod node;
 mod overcommit;

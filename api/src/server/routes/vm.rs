@@ -134,13 +134,13 @@ fn ssh_keys(
     (keypairs, invalid): (&[String], &mut Invalid),
 ) -> Vec<String> {
     invalid.check(keypairs.len() <= SSH_KEYS_MAX, "keypairs", format!("at most {SSH_KEYS_MAX}"));
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = Vec::new();
     for (at, text) in keypairs.iter().take(SSH_KEYS_MAX).enumerate() {
         let keypair = state.find_keypair(project, text).ok_or_else(|| missing("keypair", text));
         if let Some(keypair) = invalid.take(&format!("keypairs[{at}]"), keypair)
-            && !lines.contains(&keypair.public_key)
+            && !lines.iter().any(|line| **line == *keypair.public_key)
         {
-            lines.push(keypair.public_key.clone());
+            lines.push(keypair.public_key.to_string());
         }
     }
     lines

@@ -88,8 +88,8 @@ pub(crate) fn keypair(state: &State, keypair: &Keypair) -> v1::Keypair {
         id: keypair.id.to_string(),
         name: keypair.name.to_string(),
         project: project_reference(state, keypair.project),
-        public_key: keypair.public_key.clone(),
-        fingerprint: keypair.fingerprint.clone(),
+        public_key: keypair.public_key.to_string(),
+        fingerprint: keypair.fingerprint.to_string(),
         created_at: keypair.created_at.into(),
     }
 }

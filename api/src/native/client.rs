@@ -1,0 +1,150 @@
+//! A program's side: callers ask one at a time, their asks travel together.
+//!
+//! At most [`WINDOW`] batches are under way; what is asked meanwhile waits and becomes the next one. So
+//! batches are as large as the load, and a lone caller never waits for company.
+
+use std::collections::BTreeMap;
+
+use scp_model::{KeypairId, RequestId};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
+    sync::{mpsc, oneshot},
+};
+use uuid::Uuid;
+
+use super::{
+    ASKS_MAX, Answers, Ask, Batch, Failure, Hello, KeptKeypair, NewKeypair, Said, frame, read_frame,
+    write_frame,
+};
+
+/// Batches under way: one is carried out while another travels.
+const WINDOW: usize = 2;
+/// Callers waiting for their asks to leave; beyond it they wait to wait.
+const WAITING_MAX: usize = 4096;
+
+/// Why there was no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NativeError {
+    /// The city says no.
+    #[error("{0}")]
+    Refused(#[from] Failure),
+    /// The stream ended: a write that was under way may have been carried out. Repeat it with the same
+    /// request id, at any node.
+    #[error("the connection is gone: {why}")]
+    Gone { why: String },
+}
+
+struct Waiting {
+    ask: Ask,
+    answer: oneshot::Sender<Result<Said, NativeError>>,
+}
+
+/// One stream to one node, shared by any number of callers; clones are the same. It ends with the last.
+#[derive(Clone)]
+pub struct NativeClient {
+    asks: mpsc::Sender<Waiting>,
+}
+
+fn gone(why: impl std::fmt::Display) -> NativeError {
+    NativeError::Gone { why: why.to_string() }
+}
+
+impl NativeClient {
+    /// Says who we are on a stream to a node that has proven itself.
+    pub async fn open(
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        token: &str,
+    ) -> Result<Self, NativeError> {
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        write_frame(&mut writer, &Hello { token: token.into() }).await.map_err(gone)?;
+        let welcome: Option<Result<(), Failure>> = read_frame(&mut reader).await.map_err(gone)?;
+        welcome.ok_or_else(|| gone("it ended without a word"))??;
+        let (asks, waiting) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(carry(reader, writer, waiting));
+        Ok(Self { asks })
+    }
+
+    /// Asks, and waits for the answer.
+    pub async fn ask(&self, ask: Ask) -> Result<Said, NativeError> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Waiting { ask, answer }).await.map_err(|_| gone("it was closed"))?;
+        answered.await.unwrap_or_else(|_| Err(gone("it was closed")))
+    }
+
+    /// The index at which the keypair was committed.
+    pub async fn create_keypair(&self, keypair: NewKeypair) -> Result<u64, NativeError> {
+        self.written(Ask::CreateKeypair { request: RequestId(Uuid::new_v4()), keypair }).await
+    }
+
+    pub async fn delete_keypair(&self, id: KeypairId) -> Result<u64, NativeError> {
+        self.written(Ask::DeleteKeypair { request: RequestId(Uuid::new_v4()), id }).await
+    }
+
+    async fn written(&self, ask: Ask) -> Result<u64, NativeError> {
+        match self.ask(ask).await? {
+            Said::Written { index } => Ok(index),
+            Said::Keypair(_) => Err(gone("it answered another question")),
+        }
+    }
+
+    pub async fn keypair(&self, id: KeypairId) -> Result<KeptKeypair, NativeError> {
+        match self.ask(Ask::ShowKeypair { id }).await? {
+            Said::Keypair(keypair) => Ok(*keypair),
+            Said::Written { .. } => Err(gone("it answered another question")),
+        }
+    }
+}
+
+type Callers = Vec<oneshot::Sender<Result<Said, NativeError>>>;
+
+/// Sends what waits and hands out what is answered, until either side has no more to say.
+async fn carry<S: AsyncRead + AsyncWrite + Send + 'static>(
+    mut reader: ReadHalf<S>,
+    mut writer: WriteHalf<S>,
+    mut waiting: mpsc::Receiver<Waiting>,
+) {
+    // Frames are read aside: reading one must not be given up half way.
+    let (frames, mut answered) = mpsc::channel(WINDOW);
+    let reading = tokio::spawn(async move {
+        while let Ok(Some(answers)) = read_frame::<Answers>(&mut reader).await {
+            if frames.send(answers).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut under_way: BTreeMap<u64, Callers> = BTreeMap::new();
+    let mut number = 0;
+    let mut next = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            answers = answered.recv() => match answers {
+                Some(answers) => hand_out(&mut under_way, answers),
+                None => break,
+            },
+            count = waiting.recv_many(&mut next, ASKS_MAX), if under_way.len() < WINDOW => {
+                if count == 0 {
+                    break;
+                }
+                number += 1;
+                let (asks, callers) = next.drain(..).map(|it: Waiting| (it.ask, it.answer)).unzip();
+                under_way.insert(number, callers);
+                let Ok(bytes) = frame(&Batch { number, asks }) else { break };
+                if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    // Whoever still waits hears that it is closed, by the end of their channel.
+    reading.abort();
+    let _ = writer.shutdown().await;
+}
+
+fn hand_out(under_way: &mut BTreeMap<u64, Callers>, answers: Answers) {
+    let Some(callers) = under_way.remove(&answers.number) else { return };
+    for (caller, answer) in callers.into_iter().zip(answers.answers) {
+        // Whoever asked may have gone.
+        let _ = caller.send(answer.map_err(NativeError::from));
+    }
+}

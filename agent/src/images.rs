@@ -74,7 +74,12 @@ impl Round<'_> {
 
     fn image_missing(&mut self, image: &Image, replica: Option<&ReplicaStatus>) {
         let assigned = match replica {
-            Some(ReplicaStatus::Assigned) => true,
+            Some(ReplicaStatus::Assigned) => {
+                if scp_mutant::on("copy-claimed-early") {
+                    self.tell(Report::ImageHeld { image: image.id });
+                }
+                true
+            }
             Some(ReplicaStatus::Held) => {
                 let seen = self.world.observations;
                 let since = *self.memory.missing_images.entry(image.id).or_insert(seen);

@@ -117,6 +117,9 @@ impl<'a> Round<'a> {
             *up_to = (*up_to).max(epoch);
         }
         lost.retain(|vm, epoch| !self.is_gone(*vm, *epoch));
+        if scp_mutant::on("eviction-forgotten") {
+            lost.clear();
+        }
         let mut held_up = false;
         self.memory.removals.retain(|vm, _| lost.contains_key(vm));
         for (vm, epoch) in lost {
@@ -168,7 +171,7 @@ impl<'a> Round<'a> {
     /// Whether a driver confirmed the removal, and nothing was seen since.
     fn is_gone(&self, vm: VmId, epoch: Epoch) -> bool {
         let seen = self.world.vms.range((vm, Epoch(0))..=(vm, epoch)).next().is_some();
-        !seen && self.world.is_removed(vm, epoch)
+        scp_mutant::on("gone-before-removed") || !seen && self.world.is_removed(vm, epoch)
     }
 
     fn orphans(&mut self) {

@@ -73,7 +73,7 @@ impl<'a> Round<'a> {
         match here.intent {
             Intent::Rest | Intent::Leave | Intent::TellShutdown => None,
             Intent::Stop => {
-                if self.caught_up {
+                if self.caught_up && !scp_mutant::on("stop-forgotten") {
                     self.ask(vm::stop(here.vm, here.epoch));
                 }
                 None
@@ -84,6 +84,7 @@ impl<'a> Round<'a> {
                 }
                 None
             }
+            Intent::Restart if scp_mutant::on("restart-policy-ignored") => None,
             Intent::Restart => {
                 let restart_at = self.memory.vms.get(&here.vm.id).map(|memory| memory.restart_at);
                 match restart_at.filter(|at| *at > self.now) {

@@ -103,6 +103,8 @@ struct Server {
     watchers: Vec<mpsc::Sender<Fact>>,
     /// Starts per VM, for a simulation that counts double runs.
     starts: BTreeMap<VmId, u64>,
+    /// Whenever what runs may have changed.
+    changes: u64,
 }
 
 impl Server {
@@ -117,9 +119,15 @@ impl Server {
     fn end(&mut self, vm: VmId, off: Off) {
         if let Some(instance) = self.instances.get_mut(&vm).filter(|instance| instance.off.is_none()) {
             instance.end(off);
+            self.changes += 1;
             let fact = instance.fact();
             self.tell(fact);
         }
+    }
+
+    fn forget(&mut self, vm: VmId) {
+        self.instances.remove(&vm);
+        self.changes += 1;
     }
 
     /// What the one-sector guest does with a key; see [`crate::suite`].
@@ -170,6 +178,7 @@ impl Engine {
         server.instances.values_mut().filter(|instance| instance.off.is_none()).for_each(|instance| {
             instance.end(Off::Otherwise);
         });
+        server.changes += 1;
         server.watchers.clear();
     }
 
@@ -178,6 +187,11 @@ impl Engine {
         let server = self.lock();
         let running = server.instances.iter().filter(|(_, instance)| instance.off.is_none());
         running.map(|(vm, instance)| (*vm, instance.record.epoch)).collect()
+    }
+
+    /// Rises whenever what [`Self::running`] gives may have changed.
+    pub fn changes(&self) -> u64 {
+        self.lock().changes
     }
 
     /// How often a VM was started here.
@@ -233,7 +247,7 @@ impl Fake {
         let present = server.instances.get(&vm).map(|instance| instance.record.epoch);
         match present {
             Some(epoch) if epoch > order.epoch => return Err(fenced("starting", order.epoch, epoch)),
-            Some(epoch) if epoch < order.epoch => drop(server.instances.remove(&vm)),
+            Some(epoch) if epoch < order.epoch => server.forget(vm),
             Some(_) | None => {}
         }
         let record = Record {
@@ -290,7 +304,7 @@ impl Fake {
     fn remove(&self, vm: VmId, epoch: Epoch) -> Result<Vec<Fact>, DriverError> {
         let mut server = self.engine.lock();
         if own(&mut server, "removing", vm, epoch)?.is_some() {
-            server.instances.remove(&vm);
+            server.forget(vm);
         }
         Ok(told(&server, vm))
     }
@@ -314,6 +328,7 @@ fn own<'a>(
 
 fn begin(server: &mut Server, vm: VmId, now: Timestamp) {
     *server.starts.entry(vm).or_default() += 1;
+    server.changes += 1;
     let crashes = server.faults.crash_at_start.contains(&vm);
     let instance = server.instances.get_mut(&vm).expect("the caller has just looked at it");
     instance.off = None;

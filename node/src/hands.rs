@@ -93,6 +93,9 @@ impl Hands {
     }
 
     fn standing(&self) -> Standing {
+        if scp_mutant::on("lagging-agent") {
+            return Standing::CaughtUp;
+        }
         match *self.fresh.borrow() {
             Some(at) if at.elapsed() <= CAUGHT_UP_FOR => Standing::CaughtUp,
             Some(_) | None => Standing::Behind,

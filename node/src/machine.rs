@@ -98,6 +98,12 @@ impl scp_raft::Machine for Machine {
             restore.push(&frame).map_err(invalid)?;
         }
         self.state = restore.finish().map_err(invalid)?;
+        if scp_mutant::on("snapshot-without-retry-table") {
+            self.state.requests = Default::default();
+        }
+        if scp_mutant::on("snapshot-without-evictions") {
+            self.state.evictions = Default::default();
+        }
         self.published.publish(&self.state);
         Ok(())
     }

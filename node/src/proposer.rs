@@ -73,10 +73,15 @@ impl Proposer {
 
     /// Has a proposal committed and applied, wherever the leader is.
     pub async fn propose(&self, proposal: Proposal) -> Result<Answer, ClusterError> {
+        let mut proposal = proposal;
         let entry = machine::to_entry(&proposal).map_err(|error| internal(&error))?;
-        let entry = Bytes::from(entry);
+        let mut entry = Bytes::from(entry);
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         loop {
+            if scp_mutant::on("retry-makes-a-new-id") {
+                proposal.request = RequestId(Uuid::new_v4());
+                entry = Bytes::from(machine::to_entry(&proposal).map_err(|error| internal(&error))?);
+            }
             let why = match self.together.attempt(entry.clone()).await {
                 Ok(answer) => {
                     // The caller reads its own write from this node.
@@ -195,7 +200,9 @@ pub(crate) async fn attempt_many(
         let why = "the leader answered another number of proposals";
         return (0..count).map(|_| Err(Try::Again(why.into()))).collect();
     }
-    proposed.into_iter().map(judge).collect()
+    let is_hidden = scp_mutant::on("rejection-hidden") && leader != Some(transport.node());
+    let hide = |answer: Answer| if is_hidden { Answer { result: Ok(()), ..answer } } else { answer };
+    proposed.into_iter().map(|proposed| judge(proposed).map(hide)).collect()
 }
 
 async fn ask_leader<T: DeserializeOwned>(
@@ -234,6 +241,9 @@ fn judge(proposed: Proposed) -> Result<Answer, Try> {
     match proposed {
         Proposed::Applied(answer) => {
             machine::from_answer(&answer).map_err(|error| Try::Never(internal(&error)))
+        }
+        Proposed::Unknown(_) if scp_mutant::on("unknown-is-success") => {
+            Ok(Answer { index: 0, result: Ok(()) })
         }
         Proposed::NotLeader(_) => Err(Try::Again("leadership is changing hands".into())),
         Proposed::Unknown(why) => Err(Try::Again(why)),

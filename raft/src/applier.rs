@@ -79,7 +79,14 @@ impl Applier {
 
     fn capture(&self) -> (SnapshotMeta, Box<dyn MachineSnapshot>) {
         let applied = self.lock();
-        let meta = SnapshotMeta { last_log_id: applied.last, last_membership: applied.membership.clone() };
+        let mut meta =
+            SnapshotMeta { last_log_id: applied.last, last_membership: applied.membership.clone() };
+        if let Some(last) = meta.last_log_id.as_mut().filter(|_| scp_mutant::on("snapshot-claims-too-much")) {
+            last.index += 1;
+        }
+        if scp_mutant::on("snapshot-without-membership") {
+            meta.last_membership = StoredMembership::default();
+        }
         (meta, applied.machine.snapshot())
     }
 
@@ -108,6 +115,9 @@ impl Applier {
         let mut answers: Vec<(ApplyResponder<Types>, Answer)> = Vec::new();
         let last = {
             let mut applied = self.lock();
+            if scp_mutant::on("apply-skips-an-entry") && batch.len() > 1 {
+                batch.remove(batch.len() - 2);
+            }
             for (entry, responder) in batch.drain(..) {
                 let id = entry.log_id;
                 let answer = match entry.payload {
@@ -209,7 +219,9 @@ impl RaftStateMachine<Types> for Applier {
             applied.machine.restore(&mut file.state()?)?;
             applied.machine.settle();
             applied.last = meta.last_log_id;
-            applied.membership = meta.last_membership;
+            if !scp_mutant::on("install-without-membership") {
+                applied.membership = meta.last_membership;
+            }
             Ok(())
         });
         installed.await.unwrap_or_else(|_| Err(io::Error::other("the snapshot worker is gone")))?;

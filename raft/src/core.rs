@@ -98,7 +98,11 @@ impl Core {
 
     /// On the leader, confirmed by a quorum: the index that a read must see.
     pub(crate) async fn read_index(&self) -> Result<u64, Refusal> {
-        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+        let policy = match scp_mutant::on("lease-without-margin") {
+            true => ReadPolicy::LeaseRead,
+            false => ReadPolicy::ReadIndex,
+        };
+        match self.raft.get_read_log_id(policy).await {
             Ok((read, _)) => Ok(read.index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(Refusal::NotLeader),
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(Refusal::NoQuorum),

@@ -237,7 +237,12 @@ impl Snapshots {
     pub(crate) fn save(&self, meta: &SnapshotMeta, state: &dyn MachineSnapshot) -> io::Result<SnapshotFile> {
         self.disk.remove(NEW)?;
         let file = self.disk.create(NEW, 0)?;
-        let written = self.write(&*file, meta, state).and_then(|()| Ok(file.sync()?));
+        let written = self.write(&*file, meta, state).and_then(|()| {
+            if !scp_mutant::on("snapshot-not-synced") {
+                file.sync()?;
+            }
+            Ok(())
+        });
         let saved =
             written.and_then(|()| SnapshotFile::verify(file)).and_then(|file| self.publish(NEW, file));
         if saved.is_err() {
@@ -261,7 +266,9 @@ impl Snapshots {
 
     fn publish(&self, name: &str, file: SnapshotFile) -> io::Result<SnapshotFile> {
         self.disk.rename(name, CURRENT)?;
-        self.disk.sync_dir()?;
+        if !scp_mutant::on("snapshot-name-not-synced") {
+            self.disk.sync_dir()?;
+        }
         *self.current.lock().expect("no one panics while holding it") = Some(file.clone());
         Ok(file)
     }

@@ -150,7 +150,9 @@ impl<'a> Board<'a> {
 
     /// Gives the VM's resources on that node away, for the rest of the round.
     pub(crate) fn bind(&mut self, vm: &'a Vm, node: NodeId) {
-        self.change(node, |free| free.minus(vm.spec.resources));
+        if !scp_mutant::on("capacity-ignored") {
+            self.change(node, |free| free.minus(vm.spec.resources));
+        }
         if let Some(group) = group_of(vm) {
             self.bound.entry(group).or_default().push((node, vm));
         }
@@ -196,7 +198,7 @@ impl<'a> Board<'a> {
     }
 
     fn anti_affinity(&self, vm: &'a Vm, node: NodeId) -> Option<Obstacle> {
-        let (project, name) = group_of(vm)?;
+        let (project, name) = group_of(vm).filter(|_| !scp_mutant::on("anti-affinity-ignored"))?;
         let there = self.state.group_on(project, name, node).map(|mate| (node, mate));
         let (_, mate) = self.mates_among(vm, there).find(|(at, _)| *at == node)?;
         Some(Obstacle::AntiAffinity { group: name.clone(), vm: mate.spec.name.clone() })
@@ -225,6 +227,9 @@ fn zone(vm: &Vm, node: &Node) -> Option<Obstacle> {
 }
 
 fn shortage(vm: &Vm, slot: &Slot<'_>) -> Option<Obstacle> {
+    if scp_mutant::on("capacity-ignored") {
+        return None;
+    }
     let (needs, free, total) = (vm.spec.resources, slot.free, slot.offered);
     if needs.vcpus > free.vcpus {
         return Some(Obstacle::Vcpus { needs: needs.vcpus, free: free.vcpus, total: total.vcpus });

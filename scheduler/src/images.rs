@@ -83,7 +83,8 @@ impl<'a> Copies<'a> {
             .filter_map(|node| self.zone(*node))
             .for_each(|zone| *by_zone.entry(zone).or_default() += 1);
         let in_zone = |node: NodeId| self.zone(node).and_then(|zone| by_zone.get(zone));
-        let spare = spare.into_iter().filter(|node| left_without(node) >= IMAGE_REPLICAS);
+        let least = if scp_mutant::on("only-copy-dropped") { 0 } else { IMAGE_REPLICAS };
+        let spare = spare.into_iter().filter(|node| left_without(node) >= least);
         spare.max_by_key(|node| (self.is_draining(*node), in_zone(*node), *node))
     }
 

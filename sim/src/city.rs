@@ -1,8 +1,8 @@
 //! A whole city under one seed: safety phase with faults, then healing and liveness.
 //!
 //! ```text
-//!   every tick:  faults begin and end ─▶ packets arrive ─▶ each host lives for one tick
-//!                ─▶ clients take answers and ask anew ─▶ everything is checked
+//!   every window:  faults begin and end ─▶ clients take answers and ask anew
+//!                  ─▶ each host lives through it, from packet to packet; what changed is checked
 //! ```
 
 use std::collections::BTreeMap;
@@ -21,21 +21,38 @@ use crate::{
     entropy::SplitMix,
     fault::Faulter,
     host::Host,
+    laws::Laws,
     linear,
     net::SharedNet,
-    options::Options,
-    workload::{self, Ledger, Outcomes, Task, What, name, request_id},
+    options::{Faults, Options},
+    workload::{self, Done, Ledger, Outcomes, Task, What, name, request_id},
     world::World,
 };
 
-/// Time moves in steps of this; everything between hosts is rounded up to it.
-pub const TICK_US: u64 = 5_000;
+/// All hosts meet in time this often: then faults begin and clients ask. Between two such moments each
+/// host lives by itself, the one that is furthest behind first, until a packet reaches it or it sends
+/// one. So a packet is late by at most this much, and only at a host that had nothing to do.
+pub const WINDOW_US: u64 = 20_000;
+
+/// Which run.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    pub seed: u64,
+    /// So many nodes, whatever the seed says.
+    pub nodes: Option<usize>,
+    /// So much work, and no faults.
+    pub quiet_ms: Option<u64>,
+    /// Print what happens while it happens.
+    pub aloud: bool,
+}
 
 /// How a run ended.
 #[derive(Debug, Clone)]
 pub struct Verdict {
     pub violation: Option<Violation>,
     pub digest: u64,
+    /// Sent between hosts.
+    pub packets: u64,
     pub virtual_ms: u64,
     pub answered: u64,
     pub rejected: u64,
@@ -53,24 +70,33 @@ pub struct City {
     pub ledger: Ledger,
     pub outcomes: Outcomes,
     checks: Checks,
+    laws: Laws,
     now_us: u64,
+    /// Starts and ends of guests, as far as they were checked.
+    runs_seen: u64,
     _scratch: TempDir,
 }
 
 impl City {
-    pub fn new(seed: u64, nodes: Option<usize>, aloud: bool) -> Self {
-        let mut rng = SplitMix::new(seed);
+    pub fn new(settings: &Settings) -> Self {
+        let mut rng = SplitMix::new(settings.seed);
         let mut options = Options::draw(&mut rng);
-        options.nodes = nodes.unwrap_or(options.nodes);
+        options.nodes = settings.nodes.unwrap_or(options.nodes);
+        if let Some(quiet_ms) = settings.quiet_ms {
+            options.safety_ms = quiet_ms;
+            options.faults = Faults::default();
+            options.link.loss_permille = 0;
+        }
         let net = SharedNet::new(rng.fork(), options.link);
-        net.lock().trace.aloud = aloud;
+        net.lock().trace.aloud = settings.aloud;
         let scratch = tempfile::tempdir().expect("the scratch directory can be made");
         let hosts = (0..options.nodes)
             .map(|number| {
                 let world = World::new(rng.fork());
-                Host::new(number, options.zones, scratch.path(), world)
+                Host::new(number, &options, scratch.path(), world)
             })
             .collect();
+        let laws = Laws::new(&options);
         Self {
             options,
             hosts,
@@ -79,7 +105,9 @@ impl City {
             ledger: Ledger::default(),
             outcomes: Outcomes::default(),
             checks: Checks::default(),
+            laws,
             now_us: 0,
+            runs_seen: 0,
             _scratch: scratch,
         }
     }
@@ -91,6 +119,7 @@ impl City {
         Verdict {
             violation,
             digest: net.trace.digest(),
+            packets: net.trace.events(),
             virtual_ms: self.now_us / 1000,
             answered: self.ledger.answered,
             rejected: self.ledger.rejected,
@@ -123,36 +152,71 @@ impl City {
         self.finish()
     }
 
-    /// One tick of everything.
+    /// One window of everything.
     pub fn tick(&mut self) -> Result<(), Violation> {
-        self.now_us += TICK_US;
-        let arrived = self.net.lock().advance(self.now_us);
-        for packet in arrived {
-            if let Some(host) = self.hosts.iter().find(|host| host.id == packet.to) {
-                host.deliver(packet);
+        self.now_us += WINDOW_US;
+        for host in &self.hosts {
+            if host.is_running() && self.now_us <= host.paused_until_us {
+                host.time.freeze(self.now_us);
             }
         }
-        for host in &mut self.hosts {
-            if host.paused_until_us <= self.now_us {
-                host.tick(TICK_US);
-            }
-            host.skip(TICK_US);
+        while let Some(at) = self.furthest_behind() {
+            self.step(at)?;
         }
-        self.check()
+        if let Some(forged) = self.ledger.forged.take() {
+            return Err(Violation(forged));
+        }
+        for host in &self.hosts {
+            if !host.is_running() {
+                host.time.pass(self.now_us);
+                drop(self.net.lock().arrived(host.id, self.now_us));
+            }
+        }
+        Ok(())
     }
 
-    fn check(&mut self) -> Result<(), Violation> {
-        let mut running = Vec::new();
-        for host in &self.hosts {
-            running.extend(host.world.running().into_iter().map(|(vm, epoch)| (host.id, vm, epoch)));
-            if let Some(why) = host.failure() {
-                return Err(Violation(format!("{} did not start: {why}", host.name)));
-            }
-            if let Some(process) = host.process() {
-                self.checks.process(host.id, &process)?;
+    fn furthest_behind(&self) -> Option<usize> {
+        let behind = self.hosts.iter().enumerate().filter(|(_, host)| host.is_running());
+        let behind = behind.map(|(at, host)| (host.time.city_us(), at)).min()?;
+        (behind.0 < self.now_us).then_some(behind.1)
+    }
+
+    /// One host lives until its next packet, until it sends one, or to the end of the window.
+    fn step(&mut self, at: usize) -> Result<(), Violation> {
+        let host = &mut self.hosts[at];
+        let (arrived, next) = {
+            let mut net = self.net.lock();
+            (net.arrived(host.id, host.time.city_us()), net.next_due(host.id))
+        };
+        arrived.into_iter().for_each(|packet| host.deliver(packet));
+        host.live(&self.net, next.map_or(self.now_us, |due_us| due_us.min(self.now_us)));
+        self.check(at)
+    }
+
+    fn check(&mut self, at: usize) -> Result<(), Violation> {
+        let host = &mut self.hosts[at];
+        if let Some(why) = host.failure() {
+            return Err(Violation(format!("{} did not start: {why}", host.name)));
+        }
+        let news = host.news().map(|news| (host.id, news));
+        let runs: u64 = self.hosts.iter().map(|host| host.world.engine.changes()).sum();
+        if runs != self.runs_seen {
+            self.runs_seen = runs;
+            let running = |host: &Host| {
+                let id = host.id;
+                host.world.running().into_iter().map(move |(vm, epoch)| (id, vm, epoch)).collect::<Vec<_>>()
+            };
+            let running: Vec<_> = self.hosts.iter().flat_map(running).collect();
+            self.laws.starts(&running, &self.hosts)?;
+            self.checks.instances(&running)?;
+        }
+        match news {
+            None => Ok(()),
+            Some((id, news)) => {
+                self.checks.process(id, &news)?;
+                self.laws.front(&news.state, &self.hosts)
             }
         }
-        self.checks.instances(&running)
     }
 
     pub fn now_us(&self) -> u64 {
@@ -160,9 +224,7 @@ impl City {
     }
 
     pub fn say(&self, who: &str, what: impl Into<String>) {
-        let mut net = self.net.lock();
-        let at_ms = net.now_ms();
-        net.trace.line(at_ms, who, what);
+        self.net.lock().trace.line(self.now_us / 1000, who, what);
     }
 
     pub fn start(&mut self, at: usize) {
@@ -196,16 +258,19 @@ impl City {
     fn ask(&mut self, at: usize, command: Command) -> Result<(), Violation> {
         let request = request_id(&mut self.rng);
         let task = Task { client: 0, request, what: What::Write(command) };
-        let door =
-            self.hosts[at].process().ok_or_else(|| Violation("the founder is not running".into()))?.door;
-        self.hosts[at].spawn(workload::carry_out(door, task, self.outcomes.clone()));
+        let host = &self.hosts[at];
+        let process = host.process().ok_or_else(|| Violation("the founder is not running".into()))?;
+        let (door, time) = (process.door.clone(), host.time.clone());
+        host.spawn(workload::carry_out(door, time, task, self.outcomes.clone()));
         let mut answered = None;
         self.until("the foundation is laid", |city| {
             answered = city.outcomes.take().pop().or(answered.take());
             answered.is_some()
         })?;
         match answered {
-            Some((_, workload::Outcome::Answered(answer))) if answer.result.is_ok() => Ok(()),
+            Some(Done { outcome: workload::Outcome::Answered(answer), .. }) if answer.result.is_ok() => {
+                Ok(())
+            }
             other => Err(Violation(format!("the foundation was refused: {other:?}"))),
         }
     }
@@ -215,9 +280,9 @@ impl City {
             self.start(at);
         }
         self.until("all processes are up", |city| city.hosts.iter().all(|host| host.process().is_some()))?;
-        let founder = self.hosts[0].process().expect("it is up");
+        let founder = self.hosts[0].process().expect("it is up").core.clone();
         self.hosts[0].spawn(async move {
-            founder.core.proposer.raft.initialize().await.expect("the first node founds the group");
+            founder.proposer.raft.initialize().await.expect("the first node founds the group");
         });
         let init = self.init_city();
         self.ask(0, init)?;
@@ -232,12 +297,35 @@ impl City {
         for command in foundation {
             self.ask(0, command)?;
         }
+        self.forgeries()?;
         let voters = if self.hosts.len() >= 7 { 5 } else { 3 };
         self.until("the voters are chosen", |city| {
             let process = city.hosts[0].process().expect("nothing is killed yet");
             let status = process.core.proposer.raft.status().borrow().clone();
             status.voters.len() == voters && !status.joint
         })
+    }
+
+    /// What strangers will try to get in with: a token that is used, one that expires, one whose secret
+    /// they do not know.
+    fn forgeries(&mut self) -> Result<(), Violation> {
+        let (short, good) = (JoinTokenId::from_u128(100), JoinTokenId::from_u128(101));
+        let secret = Digest([100; 32]);
+        let now_ms = crate::clock::EPOCH_MS + self.now_us / 1000;
+        for (id, expires_ms) in [(short, 1_000), (good, 24 * 3_600_000)] {
+            let expires_at = Timestamp(now_ms + expires_ms);
+            self.ask(0, Command::CreateJoinToken(CreateJoinToken { id, secret_digest: secret, expires_at }))?;
+        }
+        let used = (JoinTokenId::from_u128(1), Digest([1; 32]));
+        // Clocks differ by ten seconds at most.
+        for (from_s, (token, secret)) in [(0, used), (12, (short, secret)), (0, (good, Digest([0; 32])))] {
+            let key = scp_mesh::NodeKey::generate().expect("a key can be made");
+            let mut admit = self.admit(0, token, secret);
+            (admit.node, admit.public_key) = (key.id(), key.public_key());
+            admit.profile.name = name(&format!("stranger-{from_s}"));
+            self.ledger.forgeries.push((self.now_us + from_s * 1_000_000, admit));
+        }
+        Ok(())
     }
 
     fn init_city(&mut self) -> Command {
@@ -269,7 +357,7 @@ impl City {
     fn admission(&mut self, at: usize) -> (Command, Command) {
         let id = JoinTokenId::from_u128(at as u128);
         let secret = Digest([at as u8; 32]);
-        let expires_at = Timestamp(crate::host::EPOCH_MS + 24 * 3_600_000);
+        let expires_at = Timestamp(crate::clock::EPOCH_MS + 24 * 3_600_000);
         let token = Command::CreateJoinToken(CreateJoinToken { id, secret_digest: secret, expires_at });
         (token, Command::AdmitNode(Box::new(self.admit(at, id, secret))))
     }
@@ -290,7 +378,7 @@ impl City {
                 api_address: (address, 8443).into(),
                 software: "0.1.0".into(),
                 protocol: scp_model::PROTOCOL,
-                capacity: Resources { vcpus: 8, memory_mib: 4096, disk_mib: 4096 },
+                capacity: Resources { vcpus: 4, memory_mib: 1024, disk_mib: 4096 },
                 reserved: Resources::default(),
                 compute: Compute::Tcg,
             },
@@ -304,11 +392,40 @@ impl City {
         let same = states.iter().all(|(_, state)| state.index == first.index);
         let up = first.nodes.values().all(scp_model::node::Node::is_up);
         let vms = first.vms.values().all(|vm| self.vm_is_as_wanted(vm));
-        same && up && vms && first.evictions.is_empty()
+        same && up && vms && first.evictions.is_empty() && self.stray(first).is_none()
+    }
+
+    /// Something on a host that the state does not grant, or nothing where the state believes something.
+    fn stray(&self, state: &scp_state::State) -> Option<String> {
+        for host in &self.hosts {
+            for (id, epoch) in host.world.running() {
+                let placement = state.vms.get(&id).and_then(|vm| vm.placement);
+                if placement.is_none_or(|placement| (placement.node, placement.epoch) != (host.id, epoch)) {
+                    return Some(format!(
+                        "{} runs VM {id} of epoch {}, which is not its",
+                        host.name, epoch.0
+                    ));
+                }
+            }
+            for image in state.images.values() {
+                let held = image.holders().any(|holder| holder == host.id);
+                if held && !host.world.holds_image(image.id) {
+                    return Some(format!(
+                        "{} does not have image {}, which it is to hold",
+                        host.name, image.name
+                    ));
+                }
+            }
+        }
+        let lost = state.images.values().find(|image| image.holders().next().is_none());
+        lost.map(|image| format!("there is no copy of image {}", image.name))
     }
 
     fn vm_is_as_wanted(&self, vm: &scp_model::vm::Vm) -> bool {
-        use scp_model::{sandbox::Power, vm::VmPhase};
+        use scp_model::{
+            sandbox::{Power, RestartPolicy},
+            vm::VmPhase,
+        };
         let runs = |node: NodeId| {
             let host = self.hosts.iter().find(|host| host.id == node);
             host.is_some_and(|host| host.world.running().iter().any(|(id, _)| *id == vm.id))
@@ -316,8 +433,7 @@ impl City {
         match (vm.spec.power, vm.status.phase) {
             (_, VmPhase::Deleting) => false,
             (Power::Running, VmPhase::Running) => vm.node().is_some_and(runs),
-            // It crashed, and its policy leaves it so.
-            (Power::Running, VmPhase::Crashed) => true,
+            (Power::Running, VmPhase::Crashed) => vm.spec.restart == RestartPolicy::Never,
             // It fits nowhere: the workload asks for more than there is, now and then.
             (_, VmPhase::Pending) => true,
             (Power::Stopped, VmPhase::Stopped) => !vm.node().is_some_and(runs),
@@ -347,7 +463,10 @@ impl City {
             .collect();
         let images: Vec<_> = first.images.values().map(|image| &image.replicas).collect();
         let evictions = first.evictions.len();
-        format!("indices {indices:?}, {down} down, {evictions} evictions, images {images:?}, VMs: {odd:?}")
+        let stray = self.stray(first).unwrap_or_else(|| "nothing astray".into());
+        format!(
+            "{stray}; indices {indices:?}, {down} down, {evictions} evictions, images {images:?}, VMs: {odd:?}"
+        )
     }
 
     fn finish(&mut self) -> Result<(), Violation> {

@@ -3,9 +3,9 @@
 use scp_model::RequestId;
 
 use crate::{
-    city::City,
+    city::{City, WINDOW_US},
     entropy::SplitMix,
-    workload::{self, Outcome, Task, request_id},
+    workload::{self, Done, Outcome, Task, request_id},
 };
 
 /// A client waits so long for one node before it asks another.
@@ -47,8 +47,8 @@ impl Clients {
     }
 
     pub fn step(&mut self, city: &mut City) {
-        for (task, outcome) in city.outcomes.take() {
-            self.take(city, &task, &outcome);
+        for done in city.outcomes.take() {
+            self.take(city, &done);
         }
         for number in 0..self.clients.len() {
             self.step_one(city, number);
@@ -62,30 +62,40 @@ impl Clients {
             Some(asking) if now_us - asking.asked_us > PATIENCE_US => {
                 asking.asked_us = now_us;
                 let task = asking.task.clone();
-                self.ask(city, task);
+                self.ask(city, task, 0);
             }
             Some(_) => {}
             None if self.stopped || now_us < client.next_us => {}
             None => {
                 let nodes: Vec<_> = city.hosts.iter().map(|host| host.id).collect();
-                let what = city.ledger.draw(&mut self.rng, &nodes);
+                let what = city.ledger.draw(&mut self.rng, (now_us, &nodes));
                 let task = Task { client: number, request: request_id(&mut self.rng), what };
-                client.asking = Some(Asking { task: task.clone(), begun_us: now_us, asked_us: now_us });
-                self.ask(city, task);
+                // Within the window, so that faults, which begin with windows, meet requests half done. A
+                // host's instants are up to a millisecond early.
+                let delay_ms = self.rng.below(WINDOW_US / 1000);
+                let begun_us = now_us + delay_ms.saturating_sub(2) * 1000;
+                client.asking = Some(Asking { task: task.clone(), begun_us, asked_us: now_us });
+                self.ask(city, task, delay_ms);
             }
         }
     }
 
     /// Gives the task to a node that runs, if the one that was picked does.
-    fn ask(&mut self, city: &City, task: Task) {
+    fn ask(&mut self, city: &City, task: Task, delay_ms: u64) {
         let host = self.rng.pick(&city.hosts);
         if let Some(process) = host.process() {
-            host.spawn(workload::carry_out(process.door, task, city.outcomes.clone()));
+            let (door, time) = (process.door.clone(), host.time.clone());
+            let outcomes = city.outcomes.clone();
+            host.spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_millis(delay_ms)).await;
+                workload::carry_out(door, time, task, outcomes).await;
+            });
         }
     }
 
-    fn take(&mut self, city: &mut City, task: &Task, outcome: &Outcome) {
+    fn take(&mut self, city: &mut City, done: &Done) {
         let now_us = city.now_us();
+        let Done { task, outcome, at_us } = done;
         let client = &mut self.clients[task.client];
         let Some(asking) = client.asking.as_mut().filter(|asking| same(asking, task.request)) else {
             return;
@@ -96,7 +106,7 @@ impl Clients {
             asking.asked_us = now_us.saturating_sub(PATIENCE_US + 1);
             return;
         }
-        city.ledger.answered((asking.begun_us, now_us), task, outcome);
+        city.ledger.answered((asking.begun_us, *at_us), task, outcome);
         client.asking = None;
         client.next_us = now_us + self.rng.below(2 * self.think_us + 1);
     }

@@ -4,6 +4,9 @@ use scp_raft::sim::Loss;
 
 use crate::{city::City, entropy::SplitMix, net::Link};
 
+/// A disk that loses power does at most so many more operations.
+const OPERATIONS_LEFT_MAX: u64 = 8;
+
 /// Draws faults and takes them away again.
 pub struct Faulter {
     rng: SplitMix,
@@ -15,6 +18,8 @@ pub struct Faulter {
 /// How a fault ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
+    /// The disk has gone already, in the middle of something; now the rest goes.
+    Dark(usize, u64),
     Start(usize),
     HealNet,
     FreeDisk(usize),
@@ -35,6 +40,7 @@ enum Kind {
     DiskFull,
     DiskStall,
     Driver,
+    Guest,
     PowerAll,
 }
 
@@ -72,15 +78,15 @@ impl Faulter {
 
     /// Takes every fault away.
     pub fn heal(&mut self, city: &mut City) {
-        for (_, end) in std::mem::take(&mut self.ends) {
+        while let Some((_, end)) = self.ends.pop() {
             self.end(city, end);
         }
         city.net.lock().heal();
         for at in 0..city.hosts.len() {
             let host = &mut city.hosts[at];
             host.paused_until_us = 0;
-            host.drift_ppm = 0;
-            host.clock.offset_ms.store(0, std::sync::atomic::Ordering::Relaxed);
+            host.time.set_drift(0);
+            host.time.offset_ms.store(0, std::sync::atomic::Ordering::Relaxed);
             host.disk.set_capacity(None);
             host.disk.set_stalled(false);
             host.world.set_failing(0);
@@ -104,6 +110,7 @@ impl Faulter {
             (Kind::DiskFull, faults.disk_full),
             (Kind::DiskStall, faults.disk_stall),
             (Kind::Driver, faults.driver),
+            (Kind::Guest, faults.guest),
             (Kind::PowerAll, faults.power_all),
         ];
         let total: u64 = weights.iter().map(|(_, weight)| weight).sum();
@@ -152,8 +159,8 @@ impl Faulter {
                 let offset_ms = self.rng.between(0, 20_000) as i64 - 10_000;
                 let drift_ppm = self.rng.between(0, 2_000) as i64 - 1_000;
                 city.say(&name, format!("its clock jumps by {offset_ms} ms and drifts {drift_ppm} ppm"));
-                city.hosts[at].clock.offset_ms.store(offset_ms, std::sync::atomic::Ordering::Relaxed);
-                city.hosts[at].drift_ppm = drift_ppm;
+                city.hosts[at].time.offset_ms.store(offset_ms, std::sync::atomic::Ordering::Relaxed);
+                city.hosts[at].time.set_drift(drift_ppm);
             }
             Kind::DiskFull => {
                 city.say(&name, format!("its disk is full for {for_ms} ms"));
@@ -165,6 +172,11 @@ impl Faulter {
                 city.say(&name, format!("its disk does nothing for {for_ms} ms"));
                 city.hosts[at].disk.set_stalled(true);
                 self.ends.push((until_us, End::FreeDisk(at)));
+            }
+            Kind::Guest => {
+                if let Some(vm) = city.hosts[at].world.end_one(&mut self.rng) {
+                    city.say(&name, format!("VM {vm} ends by itself"));
+                }
             }
             Kind::Driver => {
                 city.say(&name, format!("its hypervisor fails often for {for_ms} ms"));
@@ -180,16 +192,26 @@ impl Faulter {
             return;
         }
         let name = city.hosts[at].name.to_string();
-        let power = how == Stop::PowerCut;
-        city.say(&name, if power { "loses power" } else { "its process is killed" });
-        city.kill(at);
-        if power {
-            city.hosts[at].world.power_off();
+        if how == Stop::PowerCut {
+            city.say(&name, "loses power");
+            // The disk goes first, in the middle of what it is just about to do.
+            let disk = &city.hosts[at].disk;
+            disk.crash_at(disk.operations() + self.rng.below(OPERATIONS_LEFT_MAX));
+            self.ends.push((city.now_us() + 1, End::Dark(at, until_us)));
+            return;
         }
+        city.say(&name, "its process is killed");
+        city.kill(at);
+        city.hosts[at].disk = city.hosts[at].disk.crash(Loss::Nothing);
+        self.ends.push((until_us, End::Start(at)));
+    }
+
+    fn go_dark(&mut self, city: &mut City, at: usize, until_us: u64) {
+        city.kill(at);
+        city.hosts[at].world.power_off();
         let torn = Loss::Torn(self.rng.draw());
-        let loss = if power { *self.rng.pick(&[Loss::All, torn]) } else { Loss::Nothing };
-        let disk = city.hosts[at].disk.crash(loss);
-        city.hosts[at].disk = disk;
+        let loss = *self.rng.pick(&[Loss::All, torn]);
+        city.hosts[at].disk = city.hosts[at].disk.crash(loss);
         self.ends.push((until_us, End::Start(at)));
     }
 
@@ -230,6 +252,7 @@ impl Faulter {
 
     fn end(&mut self, city: &mut City, end: End) {
         match end {
+            End::Dark(at, until_us) => self.go_dark(city, at, until_us),
             End::Start(at) if city.hosts[at].is_running() => {}
             End::Start(at) => {
                 city.say(&city.hosts[at].name.to_string(), "starts");

@@ -6,17 +6,14 @@
 
 use std::{
     path::Path,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, OnceLock},
+    task::Poll,
 };
 
 use bytes::Bytes;
 use scp_api::cluster::Cluster;
-use scp_mesh::{CityKey, Clock, IdentityDirectory, Lane, NodeKey, Service, Transport};
-use scp_model::{Name, NodeId, Timestamp};
+use scp_mesh::{CityKey, Clock, IdentityDirectory, Lane, NodeKey, Service};
+use scp_model::{Name, NodeId};
 use scp_node::{
     chunks::Engines,
     core::{Core, CorePorts},
@@ -25,30 +22,24 @@ use scp_node::{
     machine::Published,
     service::NodeService,
 };
-use scp_raft::sim::MemDisk;
-use tokio::{runtime::Runtime, sync::mpsc};
+use scp_raft::{Status, sim::MemDisk};
+use scp_state::State;
+use tokio::{runtime::Runtime, sync::watch, time::Instant};
 
 use crate::{
+    clock::HostTime,
     net::{Packet, PacketKind, SharedNet, SimTransport},
+    options::Options,
     world::World,
 };
 
-/// Virtual time begins here: 2026-01-01T00:00:00Z.
-pub const EPOCH_MS: u64 = 1_767_225_600_000;
-
-/// A host's wall clock: the simulation's time, off by something.
-#[derive(Debug, Default)]
-pub struct SimClock {
-    /// The host's own time since the beginning, in microseconds: stands still while it is paused.
-    pub own_us: AtomicU64,
-    pub offset_ms: AtomicI64,
-}
-
-impl Clock for SimClock {
-    fn now(&self) -> Timestamp {
-        let own_ms = EPOCH_MS + self.own_us.load(Ordering::Relaxed) / 1000;
-        Timestamp(own_ms.saturating_add_signed(self.offset_ms.load(Ordering::Relaxed)))
-    }
+/// How much a host's log holds: small, so that what happens rarely in production happens in every run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    pub segment_bytes: u64,
+    pub snapshot_log_bytes: u64,
+    pub keep_log_bytes: u64,
+    pub chunk_bytes: usize,
 }
 
 /// What a started process looks like from outside.
@@ -66,9 +57,10 @@ pub struct Host {
     pub key: NodeKey,
     pub disk: MemDisk,
     pub world: Arc<World>,
-    pub clock: Arc<SimClock>,
-    /// Runs so many parts per million fast; negative: slow.
-    pub drift_ppm: i64,
+    pub time: Arc<HostTime>,
+    pub sizes: Sizes,
+    /// Since when its process is not there, in the simulation's time.
+    pub off_since_us: Option<u64>,
     /// Until when, in the simulation's time, the host stands still.
     pub paused_until_us: u64,
     directory: IdentityDirectory,
@@ -78,13 +70,27 @@ pub struct Host {
 /// What a killed process loses.
 struct Running {
     runtime: Runtime,
-    inbox: mpsc::UnboundedSender<Packet>,
+    transport: Arc<SimTransport>,
+    service: Arc<NodeService>,
     process: Arc<OnceLock<Process>>,
     failed: Arc<OnceLock<String>>,
+    seen: Option<Seen>,
+}
+
+/// Tells whether there is anything new to check.
+struct Seen {
+    status: watch::Receiver<Status>,
+    applied: watch::Receiver<u64>,
+}
+
+/// What is new about a process.
+pub struct News {
+    pub status: Status,
+    pub state: Arc<State>,
 }
 
 impl Host {
-    pub fn new(number: usize, zones: usize, scratch: &Path, world: Arc<World>) -> Self {
+    pub fn new(number: usize, options: &Options, scratch: &Path, world: Arc<World>) -> Self {
         let name = Name::new(format!("n{}", number + 1)).expect("a short name");
         let directory =
             IdentityDirectory::open(scratch.join(name.as_str())).expect("the scratch directory is writable");
@@ -94,12 +100,13 @@ impl Host {
         Self {
             id: key.id(),
             name,
-            zone: Name::new(format!("z{}", number % zones + 1)).expect("a short name"),
+            zone: Name::new(format!("z{}", number % options.zones + 1)).expect("a short name"),
             key,
             disk: MemDisk::new(),
             world,
-            clock: Arc::default(),
-            drift_ppm: 0,
+            time: Arc::default(),
+            sizes: options.sizes,
+            off_since_us: None,
             paused_until_us: 0,
             directory,
             running: None,
@@ -111,13 +118,31 @@ impl Host {
     }
 
     /// The process, once it has started.
-    pub fn process(&self) -> Option<Process> {
-        self.running.as_ref()?.process.get().cloned()
+    pub fn process(&self) -> Option<&Process> {
+        self.running.as_ref()?.process.get()
     }
 
     /// Why the process did not start.
-    pub fn failure(&self) -> Option<String> {
-        self.running.as_ref()?.failed.get().cloned()
+    pub fn failure(&self) -> Option<&String> {
+        self.running.as_ref()?.failed.get()
+    }
+
+    /// What changed since the last question, if anything did.
+    pub fn news(&mut self) -> Option<News> {
+        let running = self.running.as_mut()?;
+        let process = running.process.get()?;
+        let proposer = &process.core.proposer;
+        let seen = running.seen.get_or_insert_with(|| {
+            let mut seen = Seen { status: proposer.raft.status(), applied: proposer.published.applied() };
+            seen.status.mark_changed();
+            seen
+        });
+        let changed =
+            seen.status.has_changed().unwrap_or(false) | seen.applied.has_changed().unwrap_or(false);
+        changed.then(|| {
+            seen.applied.mark_unchanged();
+            News { status: seen.status.borrow_and_update().clone(), state: proposer.published.state() }
+        })
     }
 
     /// Starts the process on what the disk holds.
@@ -127,7 +152,8 @@ impl Host {
             .start_paused(true)
             .build()
             .expect("a runtime without I/O can always be built");
-        let (inbox, packets) = mpsc::unbounded_channel();
+        let transport = SimTransport::new(self.id, net.clone(), self.time.clone());
+        let service = Arc::new(NodeService::default());
         let process = Arc::new(OnceLock::new());
         let failed = Arc::new(OnceLock::new());
         let boot = Boot {
@@ -136,45 +162,65 @@ impl Host {
             directory: self.directory.clone(),
             disk: self.disk.clone(),
             engines: self.world.engines({
-                let clock = self.clock.clone();
-                Arc::new(move || clock.now())
+                let time = self.time.clone();
+                Arc::new(move || time.now())
             }),
-            clock: self.clock.clone(),
-            net: net.clone(),
-            packets,
+            time: self.time.clone(),
+            sizes: self.sizes,
+            transport: transport.clone(),
+            service: service.clone(),
         };
         runtime.spawn(boot.run(process.clone(), failed.clone()));
-        self.running = Some(Running { runtime, inbox, process, failed });
+        {
+            let _context = runtime.enter();
+            self.time.begin(Instant::now());
+        }
+        self.off_since_us = None;
+        self.running = Some(Running { runtime, transport, service, process, failed, seen: None });
     }
 
     /// Kills the process between two instants.
     pub fn kill(&mut self) {
+        self.off_since_us = Some(self.time.city_us());
         if let Some(running) = self.running.take() {
             // Its tasks are dropped where they stand, as a killed process's threads are.
             running.runtime.shutdown_background();
         }
     }
 
-    /// Hands a packet to the process; one for a process that is not there is lost.
+    /// Hands a packet to the process, each request on a task of its own as the mesh does; a packet for a
+    /// process that is not there is lost.
     pub fn deliver(&self, packet: Packet) {
-        if let Some(running) = &self.running {
-            let _ = running.inbox.send(packet);
-        }
-    }
-
-    /// Lets the host live for so long.
-    pub fn tick(&mut self, tick_us: u64) {
         let Some(running) = &self.running else { return };
-        let own_us = tick_us.saturating_add_signed(tick_us as i64 * self.drift_ppm / 1_000_000);
-        running.runtime.block_on(async { tokio::time::sleep(Duration::from_micros(own_us)).await });
-        self.clock.own_us.fetch_add(own_us, Ordering::Relaxed);
+        match packet.kind {
+            PacketKind::Request { number, lane, bytes } => {
+                let (transport, service) = (running.transport.clone(), running.service.clone());
+                running.runtime.spawn(serve(transport, service, packet.from, (number, lane, bytes)));
+            }
+            PacketKind::Reply { number, answer } => running.transport.answered(number, answer),
+            PacketKind::OneWay { lane, bytes } => running.transport.arrived(packet.from, lane, bytes),
+        }
     }
 
-    /// Time that passes while nothing runs.
-    pub fn skip(&mut self, tick_us: u64) {
-        if self.running.is_none() {
-            self.clock.own_us.fetch_add(tick_us, Ordering::Relaxed);
-        }
+    /// Lets the host live until the city's time is `to_us`, or until the end of the instant at which it
+    /// sends something.
+    pub fn live(&mut self, net: &SharedNet, to_us: u64) {
+        let Some(running) = &self.running else { return };
+        net.lock().hush();
+        let until = self.time.turn(to_us);
+        let interrupted = running.runtime.block_on(async {
+            let mut sleep = std::pin::pin!(tokio::time::sleep_until(until));
+            std::future::poll_fn(|context| {
+                if net.poll_spoke(context).is_ready() {
+                    return Poll::Ready(true);
+                }
+                sleep.as_mut().poll(context).map(|()| false)
+            })
+            .await
+        });
+        // Still in its context: its clock is read once more.
+        let _context = running.runtime.enter();
+        self.time.stand(to_us, interrupted);
     }
 
     /// Runs something in the host's process, beside what runs there.
@@ -192,35 +238,40 @@ struct Boot {
     directory: IdentityDirectory,
     disk: MemDisk,
     engines: Engines,
-    clock: Arc<SimClock>,
-    net: SharedNet,
-    packets: mpsc::UnboundedReceiver<Packet>,
+    time: Arc<HostTime>,
+    sizes: Sizes,
+    transport: Arc<SimTransport>,
+    service: Arc<NodeService>,
 }
 
 impl Boot {
     async fn run(self, process: Arc<OnceLock<Process>>, failed: Arc<OnceLock<String>>) {
-        let transport = SimTransport::new(self.id, self.net);
-        let service = Arc::new(NodeService::default());
-        tokio::spawn(pump(transport.clone(), service.clone(), self.packets));
         let published = Published::default();
         let issuer = Arc::new(Issuer {
             directory: self.directory,
             published: published.clone(),
-            clock: self.clock.clone(),
+            clock: self.time.clone(),
         });
         let ports = CorePorts {
-            transport: transport as Arc<dyn Transport>,
-            service,
+            transport: self.transport as _,
+            service: self.service,
             set_address: Arc::new(|_, _| ()),
-            members: tokio::sync::watch::Sender::new(None),
+            members: watch::Sender::new(None),
             disk: Arc::new(self.disk),
             engines: self.engines.clone(),
-            clock: self.clock,
+            clock: self.time,
             load_percent: || 0,
             published,
             issuer: issuer.clone(),
         };
-        let core = match Core::start(scp_raft::Config::new(self.id), ports).await {
+        let config = scp_raft::Config {
+            segment_bytes: self.sizes.segment_bytes,
+            snapshot_log_bytes: self.sizes.snapshot_log_bytes,
+            keep_log_bytes: self.sizes.keep_log_bytes,
+            chunk_bytes: self.sizes.chunk_bytes,
+            ..scp_raft::Config::new(self.id)
+        };
+        let core = match Core::start(config, ports).await {
             Ok(core) => Arc::new(core),
             Err(error) => {
                 let _ = failed.set(format!("{error:#}"));
@@ -239,24 +290,6 @@ impl Boot {
             fresh: core.fresh.clone(),
         });
         let _ = process.set(Process { core, door });
-    }
-}
-
-/// Takes packets in, each on a task of its own as the mesh does.
-async fn pump(
-    transport: Arc<SimTransport>,
-    service: Arc<NodeService>,
-    mut packets: mpsc::UnboundedReceiver<Packet>,
-) {
-    while let Some(packet) = packets.recv().await {
-        match packet.kind {
-            PacketKind::Request { number, lane, bytes } => {
-                let (transport, service) = (transport.clone(), service.clone());
-                tokio::spawn(serve(transport, service, packet.from, (number, lane, bytes)));
-            }
-            PacketKind::Reply { number, answer } => transport.answered(number, answer),
-            PacketKind::OneWay { lane, bytes } => transport.arrived(packet.from, lane, bytes),
-        }
     }
 }
 

@@ -17,15 +17,17 @@
 //! - [`entropy`]: all randomness of the process comes from the seed.
 //! - [`host`]: a server with a runtime and a time of its own; [`net`]: the links; [`world`]: hypervisors.
 //! - [`curve`]: no city but its gossip and its failure detection, for up to 10,000 members.
-//! - [`workload`], [`client`]: what is asked; [`fault`]: what goes wrong; [`checks`], [`linear`]: the judges.
+//! - [`workload`], [`client`]: what is asked; [`fault`]: what goes wrong; [`checks`], [`laws`], [`linear`]: the judges.
 
 pub mod checks;
 pub mod city;
 pub mod client;
+pub mod clock;
 pub mod curve;
 pub mod entropy;
 pub mod fault;
 pub mod host;
+pub mod laws;
 pub mod linear;
 pub mod net;
 pub mod options;

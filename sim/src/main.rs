@@ -3,6 +3,9 @@
 //! Each seed runs in a process of its own: what a process remembers (interned strings, counters of the
 //! libraries) can then not differ between a seed run alone and the same seed run among others.
 
+#[cfg(feature = "mutations")]
+mod mutants;
+
 use std::{
     ops::Range,
     process::{Command, ExitCode, Stdio},
@@ -11,7 +14,16 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use scp_sim::{city::City, curve, entropy};
+use rustix::time::ClockId;
+use scp_sim::{
+    city::{City, Settings, Verdict},
+    curve,
+    entropy,
+};
+
+/// So many of the seeded bugs the simulator has to find, in percent.
+#[cfg(feature = "mutations")]
+const FOUND_PERCENT_MIN: usize = 95;
 
 /// Simulates whole cities: the production code of node, agreement, state, scheduler and agent under
 /// virtual time, with faults
@@ -32,6 +44,20 @@ struct Flags {
     /// City of so many nodes, whatever the seed says
     #[arg(long, value_parser = clap::value_parser!(u64).range(3..=9))]
     nodes: Option<u64>,
+    /// No faults, and so many virtual seconds of work: what the simulation itself costs
+    #[arg(long, value_name = "SECONDS")]
+    quiet: Option<u64>,
+    /// Run with this seeded bug (see mutant/)
+    #[cfg(feature = "mutations")]
+    #[arg(long, value_name = "NAME")]
+    mutation: Option<String>,
+    /// Hunt every seeded bug over at most so many seeds, and print the table
+    #[cfg(feature = "mutations")]
+    #[arg(long, value_name = "SEEDS")]
+    mutants: Option<u64>,
+    /// Print the verdict as JSON
+    #[arg(long)]
+    json: bool,
     /// Print what happens while it happens
     #[arg(long)]
     replay: bool,
@@ -66,6 +92,17 @@ fn main() -> Result<ExitCode> {
     let flags = Flags::parse();
     if let Some(Part::Curve { members, seed, json }) = &flags.part {
         return measure_curve(members, *seed, if *json { Form::Json } else { Form::Table });
+    }
+    #[cfg(feature = "mutations")]
+    {
+        if let Some(seeds) = flags.mutants {
+            return hunt(seeds, flags.json);
+        }
+        if let Some(name) = &flags.mutation
+            && !scp_mutant::select(name)
+        {
+            bail!("there is no mutation {name:?}");
+        }
     }
     match (flags.seed, &flags.seeds, flags.minutes) {
         (Some(seed), None, None) => Ok(one(seed, &flags)),
@@ -106,38 +143,96 @@ fn measure_curve(sizes: &[usize], seed: u64, form: Form) -> Result<ExitCode> {
     Ok(code)
 }
 
+#[cfg(feature = "mutations")]
+fn hunt(seeds: u64, json: bool) -> Result<ExitCode> {
+    let outcomes = mutants::campaign(seeds)?;
+    let found = outcomes.iter().filter(|outcome| outcome.found.is_some()).count();
+    let seeded = outcomes.len();
+    if json {
+        let missed: Vec<_> = outcomes.iter().filter(|outcome| outcome.found.is_none()).collect();
+        let missed: Vec<_> = missed.iter().map(|outcome| outcome.mutation.name).collect();
+        println!("{}", serde_json::json!({ "seeded": seeded, "found": found, "missed": missed }));
+    } else {
+        print!("{}", mutants::table(&outcomes));
+        println!("\n{found} of {seeded} found.");
+    }
+    Ok(if found * 100 >= seeded * FOUND_PERCENT_MIN { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 fn one(seed: u64, flags: &Flags) -> ExitCode {
-    println!("seed {seed}");
-    let (replay, nodes) = (flags.replay, flags.nodes);
+    if !flags.json {
+        println!("seed {seed}");
+    }
+    let settings = Settings {
+        seed,
+        nodes: flags.nodes.map(|nodes| nodes as usize),
+        quiet_ms: flags.quiet.map(|seconds| seconds * 1000),
+        aloud: flags.replay,
+    };
     // A thread of its own: thread-local generators begin afresh.
     let run = std::thread::spawn(move || {
         let _seeded = entropy::seed(seed);
-        City::new(seed, nodes.map(|nodes| nodes as usize), replay).run()
+        let begun = [ClockId::Monotonic, ClockId::ThreadCPUTime].map(seconds);
+        let verdict = City::new(&settings).run();
+        let ended = [ClockId::Monotonic, ClockId::ThreadCPUTime].map(seconds);
+        (verdict, [ended[0] - begun[0], ended[1] - begun[1]])
     });
-    let Ok(verdict) = run.join() else {
+    let Ok((verdict, [wall_s, cpu_s])) = run.join() else {
         println!("verdict: PANIC with seed {seed}");
         return ExitCode::FAILURE;
     };
+    let code = if verdict.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if flags.json {
+        println!("{}", as_json(seed, &verdict, [wall_s, cpu_s]));
+        return code;
+    }
     if flags.trace_hash {
         println!("trace {:016x}", verdict.digest);
+    } else {
+        let virtual_s = verdict.virtual_ms as f64 / 1000.0;
+        println!(
+            "{virtual_s:.1} s of the city in {wall_s:.3} s ({cpu_s:.3} s CPU): {:.0} times",
+            virtual_s / wall_s
+        );
     }
     let work = format!(
         "{} ms virtual, {} answered, {} rejected, {} repeated, {} VMs at the end",
         verdict.virtual_ms, verdict.answered, verdict.rejected, verdict.failed, verdict.vms
     );
     match verdict.violation {
-        None => {
-            println!("verdict: ok ({work})");
-            ExitCode::SUCCESS
-        }
+        None => println!("verdict: ok ({work})"),
         Some(violation) => {
-            if !replay {
-                println!("      time  who       what\n{}", verdict.report);
+            if !flags.replay {
+                println!("{}", verdict.report);
             }
             println!("verdict: VIOLATION with seed {seed}: {} ({work})", violation.0);
-            ExitCode::FAILURE
         }
     }
+    code
+}
+
+fn as_json(seed: u64, verdict: &Verdict, [wall_s, cpu_s]: [f64; 2]) -> serde_json::Value {
+    serde_json::json!({
+        "seed": seed,
+        "ok": verdict.violation.is_none(),
+        "violation": verdict.violation.as_ref().map(|violation| &violation.0),
+        "trace": format!("{:016x}", verdict.digest),
+        "packets": verdict.packets,
+        "virtual_ms": verdict.virtual_ms,
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+        "times_real": verdict.virtual_ms as f64 / 1000.0 / wall_s,
+        "answered": verdict.answered,
+        "rejected": verdict.rejected,
+        "repeated": verdict.failed,
+        "vms": verdict.vms,
+    })
+}
+
+/// What a clock says, for the measurement only: nothing in the city sees it.
+fn seconds(clock: ClockId) -> f64 {
+    let now = rustix::time::clock_gettime(clock);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }
 
 /// Runs seeds in processes of their own, as many at once as there are cores.

@@ -4,9 +4,9 @@
 //! at all; a one-way message may be lost; nothing is promised about order.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use scp_mesh::{Duplex, Lane, MeshError, Refusal, Transport};
 use scp_model::NodeId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{entropy::SplitMix, trace::Trace};
+use crate::{clock::HostTime, entropy::SplitMix, trace::Trace};
 
 /// One way from one host to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,15 +44,16 @@ pub enum PacketKind {
 
 /// All links, and what is under way on them.
 pub struct Net {
-    now_us: u64,
     rng: SplitMix,
     default: Link,
     links: BTreeMap<(NodeId, NodeId), Link>,
     cuts: BTreeSet<(NodeId, NodeId)>,
-    /// Ordered by time of arrival, then by number.
-    queue: BinaryHeap<Reverse<(u64, u64)>>,
-    packets: BTreeMap<u64, Packet>,
+    /// What is under way to each host, by time of arrival, then by number.
+    ways: BTreeMap<NodeId, BTreeMap<(u64, u64), Packet>>,
     next: u64,
+    /// The host that lives now has sent something since [`Net::hush`].
+    spoke: bool,
+    listener: Option<Waker>,
     pub trace: Trace,
 }
 
@@ -63,14 +64,14 @@ pub struct SharedNet(Arc<Mutex<Net>>);
 impl SharedNet {
     pub fn new(rng: SplitMix, default: Link) -> Self {
         Self(Arc::new(Mutex::new(Net {
-            now_us: 0,
             rng,
             default,
             links: BTreeMap::new(),
             cuts: BTreeSet::new(),
-            queue: BinaryHeap::new(),
-            packets: BTreeMap::new(),
+            ways: BTreeMap::new(),
             next: 0,
+            spoke: false,
+            listener: None,
             trace: Trace::default(),
         })))
     }
@@ -78,17 +79,21 @@ impl SharedNet {
     pub fn lock(&self) -> MutexGuard<'_, Net> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Ready once something was sent since [`Net::hush`].
+    pub fn poll_spoke(&self, context: &Context<'_>) -> Poll<()> {
+        let mut net = self.lock();
+        if net.spoke {
+            return Poll::Ready(());
+        }
+        if net.listener.as_ref().is_none_or(|known| !known.will_wake(context.waker())) {
+            net.listener = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
 }
 
 impl Net {
-    pub fn now_us(&self) -> u64 {
-        self.now_us
-    }
-
-    pub fn now_ms(&self) -> u64 {
-        self.now_us / 1000
-    }
-
     pub fn set_default(&mut self, link: Link) {
         self.default = link;
     }
@@ -112,8 +117,13 @@ impl Net {
         self.cuts.contains(&(from, to))
     }
 
+    /// Another host begins to live.
+    pub fn hush(&mut self) {
+        self.spoke = false;
+    }
+
     /// Puts a packet on its way, or loses it.
-    fn send(&mut self, packet: Packet) {
+    fn send(&mut self, now_us: u64, packet: Packet) {
         let way = (packet.from, packet.to);
         let link = self.links.get(&way).copied().unwrap_or(self.default);
         let lost = self.cuts.contains(&way) || self.rng.chance(link.loss_permille);
@@ -121,28 +131,31 @@ impl Net {
             PacketKind::Request { bytes, .. } | PacketKind::OneWay { bytes, .. } => bytes.len(),
             PacketKind::Reply { answer, .. } => answer.as_ref().map_or(0, Bytes::len),
         };
-        let numbers = [packet.from.0 ^ packet.to.0, size as u64];
-        self.trace.event(self.now_us, if lost { "lost" } else { "sent" }, numbers);
+        self.trace.event(now_us, u64::from(lost), [packet.from.0 ^ packet.to.0.rotate_left(1), size as u64]);
         if lost {
             return;
         }
-        let delay_us = link.delay_us + self.rng.below(link.jitter_us + 1);
+        let due_us = now_us + link.delay_us + self.rng.below(link.jitter_us + 1);
         let number = self.next;
         self.next += 1;
-        self.queue.push(Reverse((self.now_us + delay_us, number)));
-        self.packets.insert(number, packet);
+        self.ways.entry(packet.to).or_default().insert((due_us, number), packet);
+        self.spoke = true;
+        if let Some(listener) = &self.listener {
+            listener.wake_by_ref();
+        }
     }
 
-    /// Moves time on, and gives what has arrived by then, in order.
-    pub fn advance(&mut self, to_us: u64) -> Vec<Packet> {
-        self.now_us = to_us;
+    /// When the next packet arrives at a host.
+    pub fn next_due(&self, to: NodeId) -> Option<u64> {
+        self.ways.get(&to)?.first_key_value().map(|((due_us, _), _)| *due_us)
+    }
+
+    /// What has arrived at a host by then, in order.
+    pub fn arrived(&mut self, to: NodeId, by_us: u64) -> Vec<Packet> {
+        let Some(way) = self.ways.get_mut(&to) else { return Vec::new() };
         let mut arrived = Vec::new();
-        while let Some(Reverse((at, number))) = self.queue.peek().copied() {
-            if at > to_us {
-                break;
-            }
-            self.queue.pop();
-            let packet = self.packets.remove(&number).expect("every queued number has its packet");
+        while let Some(first) = way.first_entry().filter(|first| first.key().0 <= by_us) {
+            let packet = first.remove();
             // A cut also stops what is under way, as a pulled cable does.
             if !self.cuts.contains(&(packet.from, packet.to)) {
                 arrived.push(packet);
@@ -157,6 +170,7 @@ impl Net {
 pub struct SimTransport {
     me: NodeId,
     net: SharedNet,
+    time: Arc<HostTime>,
     waiting: Mutex<Waiting>,
 }
 
@@ -170,8 +184,12 @@ struct Waiting {
 const INBOX_MAX: usize = scp_mesh::lane::INBOX_MAX;
 
 impl SimTransport {
-    pub fn new(me: NodeId, net: SharedNet) -> Arc<Self> {
-        Arc::new(Self { me, net, waiting: Mutex::new(Waiting::default()) })
+    pub fn new(me: NodeId, net: SharedNet, time: Arc<HostTime>) -> Arc<Self> {
+        Arc::new(Self { me, net, time, waiting: Mutex::new(Waiting::default()) })
+    }
+
+    fn put(&self, to: NodeId, kind: PacketKind) {
+        self.net.lock().send(self.time.city_us(), Packet { from: self.me, to, kind });
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -180,8 +198,7 @@ impl SimTransport {
 
     /// Sends the answer to a request.
     pub fn reply(&self, to: NodeId, number: u64, answer: Result<Bytes, Refusal>) {
-        let kind = PacketKind::Reply { number, answer };
-        self.net.lock().send(Packet { from: self.me, to, kind });
+        self.put(to, PacketKind::Reply { number, answer });
     }
 
     /// Takes an answer in.
@@ -223,8 +240,7 @@ impl Transport for SimTransport {
             net.next
         };
         self.waiting().replies.insert(number, sender);
-        let kind = PacketKind::Request { number, lane, bytes: request };
-        self.net.lock().send(Packet { from: self.me, to: peer, kind });
+        self.put(peer, PacketKind::Request { number, lane, bytes: request });
         let answer = tokio::time::timeout(timeout, receiver).await;
         self.waiting().replies.remove(&number);
         match answer {
@@ -242,11 +258,7 @@ impl Transport for SimTransport {
     }
 
     fn send(&self, peer: NodeId, lane: Lane, message: Bytes) -> Result<(), MeshError> {
-        self.net.lock().send(Packet {
-            from: self.me,
-            to: peer,
-            kind: PacketKind::OneWay { lane, bytes: message },
-        });
+        self.put(peer, PacketKind::OneWay { lane, bytes: message });
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! What a seed stands for: the city, its troubles and its work.
 
-use crate::{entropy::SplitMix, net::Link};
+use crate::{entropy::SplitMix, host::Sizes, net::Link};
 
 /// Everything that differs from run to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +17,12 @@ pub struct Options {
     /// Mean time between requests of one client.
     pub think_ms: u64,
     pub clients: usize,
+    pub sizes: Sizes,
     pub faults: Faults,
 }
 
 /// Weights of the kinds of faults; 0: none of that kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
     /// The process is killed; unsynced data may be lost or torn; VMs run on.
     pub crash: u64,
@@ -37,6 +38,8 @@ pub struct Faults {
     pub disk_full: u64,
     pub disk_stall: u64,
     pub driver: u64,
+    /// A guest ends by itself, in order or not.
+    pub guest: u64,
     pub power_all: u64,
 }
 
@@ -52,13 +55,19 @@ impl Options {
             link: Link {
                 delay_us: rng.between(100, 3_000),
                 jitter_us: rng.between(0, 3_000),
-                loss_permille: *rng.pick(&[0, 0, 1, 10]),
+                loss_permille: *rng.pick(&[0, 1, 10, 30]),
             },
             safety_ms: rng.between(20_000, 60_000),
             liveness_ms: 180_000,
-            fault_every_ms: rng.between(1_500, 8_000),
+            fault_every_ms: rng.between(1_000, 6_000),
             think_ms: rng.between(50, 400),
             clients: rng.between(2, 6) as usize,
+            sizes: Sizes {
+                segment_bytes: *rng.pick(&[16 << 10, 64 << 10]),
+                snapshot_log_bytes: *rng.pick(&[8 << 10, 32 << 10, 1 << 20]),
+                keep_log_bytes: *rng.pick(&[0, 2 << 10, 16 << 10]),
+                chunk_bytes: *rng.pick(&[2 << 10, 32 << 10]),
+            },
             faults: Faults {
                 crash: weight(rng, 6),
                 power: weight(rng, 4),
@@ -71,6 +80,7 @@ impl Options {
                 disk_full: weight(rng, 2),
                 disk_stall: weight(rng, 3),
                 driver: weight(rng, 4),
+                guest: rng.between(0, 4),
                 power_all: weight(rng, 1),
             },
         }

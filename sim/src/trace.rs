@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 /// How many of the last lines are kept for the report of a failure.
 const LINES_MAX: usize = 20_000;
 
-/// FNV-1a over every event, and the readable ones.
+/// A digest over every event, and the readable ones.
 #[derive(Debug)]
 pub struct Trace {
     digest: u64,
@@ -30,27 +30,33 @@ impl Default for Trace {
 }
 
 impl Trace {
-    /// Takes bytes into the digest.
-    pub fn mix(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.digest = (self.digest ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        self.events += 1;
+    fn mix(&mut self, number: u64) {
+        self.digest = (self.digest ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }
 
-    /// An event of the machinery: a message, a sync.
-    pub fn event(&mut self, at: u64, kind: &str, numbers: [u64; 2]) {
-        self.mix(&at.to_le_bytes());
-        self.mix(kind.as_bytes());
-        numbers.iter().for_each(|number| self.mix(&number.to_le_bytes()));
+    fn mix_text(&mut self, text: &str) {
+        for piece in text.as_bytes().chunks(8) {
+            let mut bytes = [0; 8];
+            bytes[..piece.len()].copy_from_slice(piece);
+            self.mix(u64::from_le_bytes(bytes));
+        }
+        self.mix(text.len() as u64);
+    }
+
+    /// An event of the machinery: a message.
+    pub fn event(&mut self, at: u64, kind: u64, numbers: [u64; 2]) {
+        self.events += 1;
+        self.mix(at);
+        self.mix(kind);
+        numbers.into_iter().for_each(|number| self.mix(number));
     }
 
     /// An event that a person wants to read.
     pub fn line(&mut self, at_ms: u64, who: impl Into<String>, what: impl Into<String>) {
         let line = Line { at_ms, who: who.into(), what: what.into() };
-        self.mix(&at_ms.to_le_bytes());
-        self.mix(line.who.as_bytes());
-        self.mix(line.what.as_bytes());
+        self.mix(at_ms);
+        self.mix_text(&line.who);
+        self.mix_text(&line.what);
         if self.aloud {
             println!("{}", render(&line));
         }

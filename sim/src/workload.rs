@@ -14,7 +14,7 @@ use scp_model::{
     Actor, Answer, Command, DepartmentId, Digest, ImageId, Name, NodeId, ProjectId, Proposal, RequestId,
     Resources, VmId,
     command::{
-        CreateDepartment, CreateImage, CreateProject, CreateVm, DeleteVm, DrainNode, RebootVm,
+        AdmitNode, CreateDepartment, CreateImage, CreateProject, CreateVm, DeleteVm, DrainNode, RebootVm,
         SetNodeSchedulable, SetQuota, SetVmPower,
     },
     image::{ImageContent, ImageFormat, Visibility},
@@ -25,6 +25,7 @@ use scp_model::{
 use uuid::Uuid;
 
 use crate::{
+    clock::HostTime,
     entropy::SplitMix,
     linear::{Kind, Operation},
 };
@@ -55,22 +56,31 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// A request that came back.
+#[derive(Debug, Clone)]
+pub struct Done {
+    pub task: Task,
+    pub outcome: Outcome,
+    /// When, in the city's time.
+    pub at_us: u64,
+}
+
 /// Outcomes that the simulation has not looked at yet.
 #[derive(Debug, Clone, Default)]
-pub struct Outcomes(Arc<Mutex<Vec<(Task, Outcome)>>>);
+pub struct Outcomes(Arc<Mutex<Vec<Done>>>);
 
 impl Outcomes {
-    fn lock(&self) -> MutexGuard<'_, Vec<(Task, Outcome)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Done>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn take(&self) -> Vec<(Task, Outcome)> {
+    pub fn take(&self) -> Vec<Done> {
         std::mem::take(&mut *self.lock())
     }
 }
 
 /// Carries one request out at a node; runs in that node's process, and dies with it.
-pub async fn carry_out(door: Arc<dyn Cluster>, task: Task, outcomes: Outcomes) {
+pub async fn carry_out(door: Arc<dyn Cluster>, time: Arc<HostTime>, task: Task, outcomes: Outcomes) {
     let outcome = match &task.what {
         What::Write(command) => {
             let actor = Actor::Local(door.node());
@@ -85,7 +95,7 @@ pub async fn carry_out(door: Arc<dyn Cluster>, task: Task, outcomes: Outcomes) {
             Err(error) => failed(&error),
         },
     };
-    outcomes.lock().push((task, outcome));
+    outcomes.lock().push(Done { task, outcome, at_us: time.city_us() });
 }
 
 fn failed(error: &ClusterError) -> Outcome {
@@ -101,6 +111,12 @@ pub struct Ledger {
     /// Whose deletion was asked for; may or may not be there.
     pub leaving: BTreeSet<VmId>,
     pub image: Option<ImageId>,
+    /// Admissions that nobody may get: with a used, an expired and a guessed token. From when on, in the
+    /// city's time.
+    pub forgeries: Vec<(u64, AdmitNode)>,
+    /// Something was granted that may never be.
+    pub forged: Option<String>,
+    now_us: u64,
     pub history: BTreeMap<ProjectId, Vec<Operation>>,
     pub answered: u64,
     pub rejected: u64,
@@ -110,6 +126,12 @@ pub struct Ledger {
 
 /// The project that every VM and image of the workload belongs to.
 pub const HOME: ProjectId = ProjectId::from_u128(1);
+
+/// A project that may have few VMs.
+pub const TIGHT: ProjectId = ProjectId::from_u128(2);
+const TIGHT_VMS: u64 = 3;
+/// Beyond this many VMs, one is deleted before another is made.
+const VMS_MAX: usize = 24;
 
 pub fn register(number: u64) -> ProjectId {
     ProjectId::from_u128(100 + u128::from(number))
@@ -132,6 +154,7 @@ impl Ledger {
         let mut commands = vec![
             Command::CreateDepartment(CreateDepartment { id: department, name: name("works") }),
             project(HOME, "home".into(), ample),
+            project(TIGHT, "tight".into(), Quota { vms: TIGHT_VMS, ..ample }),
         ];
         commands.extend((0..REGISTERS).map(|n| project(register(n), format!("register-{n}"), quota)));
         let image = ImageId::from_u128(1);
@@ -159,7 +182,8 @@ impl Ledger {
     }
 
     /// Draws the next request of a client.
-    pub fn draw(&mut self, rng: &mut SplitMix, nodes: &[NodeId]) -> What {
+    pub fn draw(&mut self, rng: &mut SplitMix, (now_us, nodes): (u64, &[NodeId])) -> What {
+        self.now_us = now_us;
         match rng.below(100) {
             0..30 => What::ReadRegister(register(rng.below(REGISTERS))),
             30..55 => {
@@ -176,16 +200,31 @@ impl Ledger {
                 }))
             }
             70..82 => What::Write(self.create_vm(rng)),
-            82..97 => self.change_vm(rng),
+            82..95 => self.change_vm(rng),
+            95..97 => self.forge(rng),
             _ => What::Write(node_command(rng, nodes)),
         }
     }
 
+    /// A stranger with a token that is not good for it.
+    fn forge(&mut self, rng: &mut SplitMix) -> What {
+        let due = self.forgeries.iter().filter(|(from_us, _)| *from_us <= self.now_us);
+        let due: Vec<_> = due.map(|(_, admit)| admit).collect();
+        match due.is_empty() {
+            true => What::Write(self.create_vm(rng)),
+            false => What::Write(Command::AdmitNode(Box::new((*rng.pick(&due)).clone()))),
+        }
+    }
+
     fn create_vm(&mut self, rng: &mut SplitMix) -> Command {
+        if self.vms.len() >= VMS_MAX {
+            let known: Vec<VmId> = self.vms.keys().copied().collect();
+            return self.delete_vm(*rng.pick(&known));
+        }
         let number = self.number();
         let spec = VmSpec {
             name: name(&format!("vm-{number}")),
-            project: HOME,
+            project: if rng.chance(250) { TIGHT } else { HOME },
             flavor: name("tiny"),
             resources: Resources { vcpus: 1, memory_mib: 64 * rng.between(1, 4), disk_mib: 16 },
             image: self.image.unwrap_or_default(),
@@ -193,12 +232,18 @@ impl Ledger {
             user_data: Vec::new(),
             mac: [2, 0, 0, (number >> 16) as u8, (number >> 8) as u8, number as u8],
             zone: None,
-            anti_affinity: rng.chance(200).then(|| name("apart")),
+            anti_affinity: rng.chance(300).then(|| name("apart")),
             restart: *rng.pick(&[RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never]),
             power: Power::Running,
             reboots: 0,
         };
         Command::CreateVm(Box::new(CreateVm { id: VmId::from_u128(u128::from(number)), spec }))
+    }
+
+    fn delete_vm(&mut self, vm: VmId) -> Command {
+        self.leaving.insert(vm);
+        self.vms.remove(&vm);
+        Command::DeleteVm(DeleteVm { vm })
     }
 
     fn change_vm(&mut self, rng: &mut SplitMix) -> What {
@@ -208,11 +253,7 @@ impl Ledger {
         }
         let vm = *rng.pick(&known);
         What::Write(match rng.below(4) {
-            0 => {
-                self.leaving.insert(vm);
-                self.vms.remove(&vm);
-                Command::DeleteVm(DeleteVm { vm })
-            }
+            0 => self.delete_vm(vm),
             1 => Command::RebootVm(RebootVm { vm }),
             2 => Command::SetVmPower(SetVmPower { vm, power: Power::Stopped }),
             _ => Command::SetVmPower(SetVmPower { vm, power: Power::Running }),
@@ -257,6 +298,9 @@ impl Ledger {
             }
             Command::CreateDepartment(create) => {
                 self.departments.insert(create.id);
+            }
+            Command::AdmitNode(admit) => {
+                self.forged = Some(format!("a stranger was admitted with token {}", admit.token));
             }
             Command::CreateVm(create) => {
                 self.vms.insert(create.id, Power::Running);

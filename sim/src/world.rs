@@ -60,6 +60,10 @@ impl World {
         self.things().images.insert(image);
     }
 
+    pub fn holds_image(&self, image: ImageId) -> bool {
+        self.things().images.contains(&image)
+    }
+
     /// What runs now.
     pub fn running(&self) -> Vec<(VmId, Epoch)> {
         self.engine.running().into_iter().collect()

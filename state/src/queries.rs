@@ -255,6 +255,9 @@ impl State {
 
     /// A node that is up and still has to remove the VM.
     pub fn holdout(&self, vm: VmId) -> Option<&Node> {
+        if scp_mutant::on("holdout-ignored") {
+            return None;
+        }
         let mut nodes = self.evictions_of(vm).filter_map(|eviction| self.nodes.get(&eviction.node));
         nodes.find(|node| node.is_up())
     }
@@ -285,13 +288,16 @@ impl State {
         if let Some(wants) = vm.spec.zone.as_ref().filter(|wants| *wants != has) {
             return Some(Obstacle::Zone { wants: wants.clone(), has: has.clone() });
         }
-        let group = vm.spec.anti_affinity.as_ref()?;
+        let group = vm.spec.anti_affinity.as_ref().filter(|_| !scp_mutant::on("anti-affinity-ignored"))?;
         let rival = self.group_on(vm.spec.project, group, node.id).find(|other| other.id != vm.id)?;
         Some(Obstacle::AntiAffinity { group: group.clone(), vm: rival.spec.name.clone() })
     }
 
     /// What a node has too little of.
     fn shortage(&self, vm: &Vm, node: &Node) -> Option<Obstacle> {
+        if scp_mutant::on("capacity-ignored") {
+            return None;
+        }
         let (needs, free, total) = (vm.spec.resources, self.free(node), self.offered(node));
         if needs.vcpus > free.vcpus {
             let (needs, free, total) = (needs.vcpus, free.vcpus, total.vcpus);

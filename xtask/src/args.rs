@@ -30,6 +30,10 @@ pub enum Task {
         json: bool,
     },
     Chaos(Chaos),
+    /// Hunts the seeded bugs.
+    Mutants {
+        json: bool,
+    },
     /// Prints the path of the guest image, built first if need be.
     Guest,
     Help,
@@ -60,6 +64,7 @@ cargo xtask fix                      mends what of that can be mended by itself
 cargo xtask fuzz [--seconds N]       each decoder for N seconds (default 20)
 cargo xtask bench [NAME] [--json]    the benchmarks that exist, or the one of this name
 cargo xtask chaos [--short] [--json] [NAME]...   scenarios of faults on a real city; all when none is named
+cargo xtask mutants [--json]         seeded bugs, one at a time: which of them the simulator finds
 cargo xtask guest                    builds the guest image and prints its path
 ";
 
@@ -68,7 +73,8 @@ const FUZZ_SECONDS: u64 = 20;
 
 /// The tasks' names, as the help lists them.
 #[cfg(test)]
-const NAMES: [&str; 9] = ["demo", "on", "test", "verify", "fix", "fuzz", "bench", "chaos", "guest"];
+const NAMES: [&str; 10] =
+    ["demo", "on", "test", "verify", "fix", "fuzz", "bench", "chaos", "mutants", "guest"];
 
 /// Reads the words after `cargo xtask`.
 pub fn parse(words: &[String]) -> Result<Task> {
@@ -94,6 +100,8 @@ pub fn parse(words: &[String]) -> Result<Task> {
         ["bench", name] if !name.starts_with('-') => Task::Bench { name: Some(name.into()), json: false },
         ["bench", name, "--json"] => Task::Bench { name: Some(name.into()), json: true },
         ["chaos", ref words @ ..] => Task::Chaos(chaos(words)?),
+        ["mutants"] => Task::Mutants { json: false },
+        ["mutants", "--json"] => Task::Mutants { json: true },
         ["guest"] => Task::Guest,
         [first, ..] => bail!("{:?} is not a task, or not with these words after it.\n\n{HELP}", first),
     };

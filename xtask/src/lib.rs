@@ -10,6 +10,7 @@ mod console;
 mod demo;
 mod fuzz;
 mod guest;
+mod mutants;
 mod packages;
 mod talk;
 mod test;
@@ -45,6 +46,7 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz { seconds } => fuzz::fuzz(seconds),
         Task::Bench { name, json } => bench::bench(name.as_deref(), json),
         Task::Chaos(options) => chaos::chaos(&options),
+        Task::Mutants { json } => mutants::mutants(json),
         Task::Guest => {
             println!("{}", guest::image()?.display());
             Ok(())

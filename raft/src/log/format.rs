@@ -184,7 +184,7 @@ impl<'a> Group<'a> {
         let length = number32(head, 16) as usize;
         let end = GROUP_HEAD_BYTES.checked_add(length)?;
         let payload = bytes.get(GROUP_HEAD_BYTES..end)?;
-        if checksum(salt, &bytes[8..end]) != number32(head, 4) {
+        if checksum(salt, &bytes[8..end]) != number32(head, 4) && !scp_mutant::on("torn-group-believed") {
             return None;
         }
         let size = end.next_multiple_of(ALIGN);

@@ -264,7 +264,9 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.write(vec![Record::Vote((*vote).into())]).await?;
+        if !scp_mutant::on("vote-not-persisted") {
+            self.write(vec![Record::Vote((*vote).into())]).await?;
+        }
         self.lock().vote = Some(*vote);
         Ok(())
     }
@@ -315,6 +317,9 @@ impl RaftLogStorage<Types> for Log {
             while memory.entries.back().is_some_and(|held| !stays(held)) {
                 memory.entries.pop_back();
             }
+        }
+        if scp_mutant::on("truncation-not-logged") {
+            return Ok(());
         }
         self.write(vec![Record::TruncateAfter(last.map(Into::into))]).await
     }

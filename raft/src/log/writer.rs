@@ -250,7 +250,9 @@ impl Writer {
         }
         let bytes = group.finish(self.current.salt, self.next_group);
         self.current.file.write_at(self.current.end, &bytes)?;
-        self.current.file.sync()?;
+        if !scp_mutant::on("append-not-synced") {
+            self.current.file.sync()?;
+        }
         self.current.end += bytes.len() as u64;
         self.current.sealed = false;
         self.next_group += 1;
@@ -280,7 +282,9 @@ impl Writer {
     fn drop_purged(&mut self) -> Result<(), DiskError> {
         let Some(purged) = self.base.purged else { return Ok(()) };
         let mut dropped = false;
-        while self.kept.front().is_some_and(|kept| kept.index_max.is_none_or(|max| max <= purged.index)) {
+        let early = scp_mutant::on("segment-dropped-early");
+        let covered = |kept: &Kept| early || kept.index_max.is_none_or(|max| max <= purged.index);
+        while self.kept.front().is_some_and(covered) {
             let kept = self.kept.pop_front().expect("the loop looked");
             self.disk.remove(&segment_name(kept.sequence))?;
             // In order: a hole in the sequence would be taken for damage.

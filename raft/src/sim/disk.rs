@@ -8,6 +8,7 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::sync::watch;
 
+use super::pages::Pages;
 use crate::disk::{Disk, DiskError, DiskFile, Place};
 
 /// The unit in which unsynced writes are lost.
@@ -50,10 +51,49 @@ struct State {
 
 #[derive(Default)]
 struct Data {
-    live: Vec<u8>,
-    durable: Vec<u8>,
+    live: Pages,
+    durable: Pages,
     /// Unsynced writes: where, and what.
-    pending: Vec<(u64, Vec<u8>)>,
+    pending: Vec<(u64, Written)>,
+}
+
+#[derive(Clone)]
+enum Written {
+    /// So many zeroes, of a file that was made.
+    Zeroes(usize),
+    Bytes(Vec<u8>),
+}
+
+impl Written {
+    fn put(&self, pages: &mut Pages, offset: u64) {
+        match self {
+            Self::Zeroes(length) => pages.grow(offset as usize + length),
+            Self::Bytes(bytes) => pages.put(offset as usize, bytes),
+        }
+    }
+
+    /// What power loss leaves of it: each sector by chance; of zeroes, those up to a place.
+    fn tear(&self, pages: &mut Pages, offset: u64, rng: &mut StdRng) {
+        match self {
+            Self::Zeroes(length) => {
+                let sectors = length.div_ceil(SECTOR_BYTES as usize);
+                let survived = rng.random_range(0..=sectors) * SECTOR_BYTES as usize;
+                pages.grow(offset as usize + survived.min(*length));
+            }
+            Self::Bytes(bytes) => {
+                let mut at = 0;
+                while at < bytes.len() {
+                    let from = offset + at as u64;
+                    let sector_end = (from / SECTOR_BYTES + 1) * SECTOR_BYTES;
+                    let length = ((sector_end - from) as usize).min(bytes.len() - at);
+                    if rng.random() {
+                        pages.put(from as usize, &bytes[at..at + length]);
+                    }
+                    at += length;
+                }
+            }
+        }
+    }
 }
 
 impl Default for MemDisk {
@@ -147,17 +187,23 @@ impl MemDisk {
         let data = self.lock().names.get(name).cloned().expect("the file is there");
         let mut data = data.lock().expect("no panics");
         let at = byte as usize;
-        data.live[at] ^= 1 << bit;
-        if let Some(byte) = data.durable.get_mut(at) {
-            *byte ^= 1 << bit;
-        }
+        let flip = |pages: &mut Pages| {
+            let mut byte = [0];
+            if pages.get(at, &mut byte) {
+                pages.put(at, &[byte[0] ^ (1 << bit)]);
+            }
+        };
+        flip(&mut data.live);
+        flip(&mut data.durable);
     }
 
     /// A file's bytes.
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         let data = self.lock().names.get(name).cloned().expect("the file is there");
         let data = data.lock().expect("no panics");
-        data.live.clone()
+        let mut bytes = vec![0; data.live.len()];
+        data.live.get(0, &mut bytes);
+        bytes
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -169,34 +215,16 @@ fn used(names: &Names) -> u64 {
     names.values().map(|data| data.lock().expect("no panics").live.len() as u64).sum()
 }
 
-fn survivors(data: &Data, loss: Loss, rng: &mut StdRng) -> Vec<u8> {
+fn survivors(data: &Data, loss: Loss, rng: &mut StdRng) -> Pages {
     match loss {
         Loss::Nothing => data.live.clone(),
         Loss::All => data.durable.clone(),
         Loss::Torn(_) => {
-            let mut bytes = data.durable.clone();
-            for (offset, written) in &data.pending {
-                let mut at = 0;
-                while at < written.len() {
-                    let sector_end = (offset + at as u64) / SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES;
-                    let length = ((sector_end - offset) as usize).min(written.len()) - at;
-                    if rng.random() {
-                        put(&mut bytes, offset + at as u64, &written[at..at + length]);
-                    }
-                    at += length;
-                }
-            }
-            bytes
+            let mut pages = data.durable.clone();
+            data.pending.iter().for_each(|(offset, written)| written.tear(&mut pages, *offset, rng));
+            pages
         }
     }
-}
-
-fn put(bytes: &mut Vec<u8>, offset: u64, written: &[u8]) {
-    let (from, to) = (offset as usize, offset as usize + written.len());
-    if bytes.len() < to {
-        bytes.resize(to, 0);
-    }
-    bytes[from..to].copy_from_slice(written);
 }
 
 impl State {
@@ -234,8 +262,9 @@ impl Disk for MemDisk {
             return Err(DiskError::Exists(name.into()));
         }
         state.has_space(size)?;
-        let zeroes = vec![0; size as usize];
-        let data = Data { live: zeroes.clone(), durable: Vec::new(), pending: vec![(0, zeroes)] };
+        let size = size as usize;
+        let pending = vec![(0, Written::Zeroes(size))];
+        let data = Data { live: Pages::zeroed(size), durable: Pages::default(), pending };
         let data = Arc::new(Mutex::new(data));
         state.names.insert(name.into(), data.clone());
         state.renamed()?;
@@ -315,8 +344,8 @@ impl DiskFile for MemFile {
             state.has_space(more)?;
         }
         let mut data = self.data();
-        put(&mut data.live, offset, bytes);
-        data.pending.push((offset, bytes.to_vec()));
+        data.live.put(offset as usize, bytes);
+        data.pending.push((offset, Written::Bytes(bytes.to_vec())));
         drop(data);
         state.count()
     }
@@ -324,9 +353,8 @@ impl DiskFile for MemFile {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
         self.disk.lock().alive()?;
         let data = self.data();
-        let found = data.live.get(offset as usize..offset as usize + into.len());
-        into.copy_from_slice(found.ok_or_else(|| DiskError::Failed("read beyond the end".into()))?);
-        Ok(())
+        let found = data.live.get(offset as usize, into);
+        found.then_some(()).ok_or_else(|| DiskError::Failed("read beyond the end".into()))
     }
 
     fn sync(&self) -> Result<(), DiskError> {
@@ -339,7 +367,7 @@ impl DiskFile for MemFile {
             return Err(DiskError::Failed("the device did not sync".into()));
         }
         for (offset, written) in pending {
-            put(&mut data.durable, offset, &written);
+            written.put(&mut data.durable, offset);
         }
         Ok(())
     }

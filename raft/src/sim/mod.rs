@@ -2,6 +2,7 @@
 
 mod disk;
 mod network;
+mod pages;
 
 pub use disk::{Loss, MemDisk};
 pub use network::Switch;

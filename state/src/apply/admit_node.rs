@@ -26,14 +26,19 @@ impl Effect for AdmitNode {
         let now = change.now();
         let token = change.state.join_tokens.get(&self.token);
         // A wrong secret is answered as an unknown token: whoever guesses learns nothing.
-        let token = token.filter(|token| token.secret_digest == self.secret_digest);
+        let token = token.filter(|token| {
+            token.secret_digest == self.secret_digest || scp_mutant::on("token-secret-ignored")
+        });
         let token = token.ok_or(Rejection::TokenUnknown)?;
         match token.used {
             Some((user, _)) if user == self.node && change.state.is_member(&self.public_key) => {
                 return enrol(change, self.node, self.public_key, &self.profile);
             }
+            Some(_) if scp_mutant::on("token-reusable") => {}
             Some(_) => return Err(Rejection::TokenUsed),
-            None if token.expires_at <= now => return Err(Rejection::TokenExpired),
+            None if token.expires_at <= now && !scp_mutant::on("token-never-expires") => {
+                return Err(Rejection::TokenExpired);
+            }
             None => {}
         }
         enrol(change, self.node, self.public_key, &self.profile)?;

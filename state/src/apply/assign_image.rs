@@ -29,7 +29,7 @@ impl Effect for AssignImage {
                 EventKind::ImageAssigned { node: self.node }
             }
             (false, Some(_)) => {
-                if image.holders().eq([self.node]) {
+                if image.holders().eq([self.node]) && !scp_mutant::on("only-copy-dropped") {
                     return Err(stale(format!("node {} has the only copy", node.profile.name)));
                 }
                 image_mut(change, self).replicas.remove(&self.node);

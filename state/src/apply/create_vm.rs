@@ -38,7 +38,9 @@ impl Effect for CreateVm {
         }
         room_for("VMs", change.state.vms.len(), VMS_MAX)?;
         let quota = change.state.known_project(spec.project)?.quota;
-        quota_suffices(quota, change.state.usage_of(spec.project), spec.resources)?;
+        if !scp_mutant::on("quota-ignored") {
+            quota_suffices(quota, change.state.usage_of(spec.project), spec.resources)?;
+        }
 
         insert(change, self);
         let kind = EventKind::VmCreated { name: spec.name.clone() };

@@ -104,10 +104,15 @@ impl State {
     pub fn apply(&mut self, index: u64, proposal: &Proposal) -> Applied {
         assert!(index > self.index, "index {index} is applied after {}", self.index);
         self.index = index;
-        if let Some(answer) = self.requests.answers.get(&proposal.request) {
+        if let Some(answer) = self.requests.answers.get(&proposal.request)
+            && !scp_mutant::on("dedupe-missing")
+        {
             return Applied { answer: answer.clone(), events: Vec::new() };
         }
-        self.time = self.time.max(proposal.time);
+        self.time = match scp_mutant::on("clock-not-monotonic") {
+            true => proposal.time,
+            false => self.time.max(proposal.time),
+        };
         self.audit_head = audit_link(self.audit_head, index, proposal);
 
         let mut change = Change { state: self, index, actor: proposal.actor, events: Vec::new() };
@@ -129,7 +134,8 @@ impl State {
 
     fn publish(&mut self, events: &[Event]) {
         self.next_event += events.len() as u64;
-        self.events.extend(events.iter().cloned());
+        let skipped = usize::from(events.len() > 1 && scp_mutant::on("watch-ring-skips"));
+        self.events.extend(events[..events.len() - skipped].iter().cloned());
         while self.events.len() > limits::EVENTS_MAX {
             self.events.pop_front();
         }

@@ -54,6 +54,11 @@ impl Change<'_> {
         let Placement { node, epoch, since: _ } = placement?;
         let eviction = Eviction { vm: id, node, epoch, resources: spec.resources, since };
         derived::unseat(self.state, id, &spec, node);
+        if scp_mutant::on("eviction-not-left") {
+            let allocated = self.state.allocated.get_mut(&node).expect("a node has its sum");
+            *allocated = allocated.minus(spec.resources);
+            return placement;
+        }
         self.state.evictions_by_vm.insert((id, node));
         self.state.evictions.insert((node, id), eviction);
         placement
@@ -113,5 +118,7 @@ fn forget(state: &mut State, id: VmId) {
     }
     let usage = state.usage.get_mut(&spec.project).expect("a project has its usage");
     usage.vms -= 1;
-    usage.resources = usage.resources.minus(spec.resources);
+    if !scp_mutant::on("usage-not-released") {
+        usage.resources = usage.resources.minus(spec.resources);
+    }
 }

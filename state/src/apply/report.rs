@@ -25,6 +25,15 @@ impl Effect for ReportBatch {
     fn apply(&self, change: &mut Change<'_>) -> Verdict {
         change.state.known_node(self.node)?;
         at_most("reports in one batch", self.reports.len(), REPORTS_MAX)?;
+        if scp_mutant::on("report-order") {
+            let mut reports: Vec<&Report> = self.reports.iter().collect();
+            // The order of a hash map differs from process to process.
+            let seed = std::hash::RandomState::new();
+            reports
+                .sort_by_cached_key(|report| std::hash::BuildHasher::hash_one(&seed, format!("{report:?}")));
+            reports.into_iter().for_each(|report| take(change, self.node, report));
+            return Ok(());
+        }
         self.reports.iter().for_each(|report| take(change, self.node, report));
         Ok(())
     }
@@ -64,7 +73,8 @@ impl Instance {
     fn granted<'a>(self, change: &'a Change<'_>) -> Option<&'a Vm> {
         let vm = change.state.vms.get(&self.vm)?;
         let own = |placement: &scp_model::sandbox::Placement| {
-            placement.node == self.node && placement.epoch == self.epoch
+            (placement.node == self.node && placement.epoch == self.epoch)
+                || scp_mutant::on("report-of-old-epoch")
         };
         vm.placement.as_ref().is_some_and(own).then_some(vm)
     }

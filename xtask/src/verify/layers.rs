@@ -8,16 +8,18 @@ use super::Findings;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("scp-model", &[]),
     ("scp-codec", &[]),
-    ("scp-state", &["scp-model", "scp-codec"]),
-    ("scp-scheduler", &["scp-model", "scp-state"]),
-    ("scp-agent", &["scp-model", "scp-state"]),
-    ("scp-raft", &["scp-model", "scp-codec"]),
+    ("scp-mutant", &[]),
+    ("scp-state", &["scp-mutant", "scp-model", "scp-codec"]),
+    ("scp-scheduler", &["scp-mutant", "scp-model", "scp-state"]),
+    ("scp-agent", &["scp-mutant", "scp-model", "scp-state"]),
+    ("scp-raft", &["scp-mutant", "scp-model", "scp-codec"]),
     ("scp-mesh", &["scp-model", "scp-codec"]),
     ("scp-drivers", &["scp-model", "scp-codec"]),
     ("scp-api", &["scp-model", "scp-codec", "scp-state"]),
     (
         "scp-node",
         &[
+            "scp-mutant",
             "scp-model",
             "scp-codec",
             "scp-state",
@@ -33,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "scp-sim",
         &[
+            "scp-mutant",
             "scp-model",
             "scp-state",
             "scp-scheduler",
@@ -56,7 +59,35 @@ const PURE_MAY_USE: [&str; 6] = ["serde", "thiserror", "uuid", "imbl", "sha2", "
 /// Dependencies that point the wrong way, from `cargo metadata`.
 pub fn directions(metadata: &Value) -> Findings {
     let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
-    packages.iter().flat_map(wrong_dependencies).collect()
+    packages.iter().flat_map(|package| [wrong_dependencies(package), seeded_bugs(package)].concat()).collect()
+}
+
+/// Ways in which a build could have seeded bugs without the simulator's feature for them.
+fn seeded_bugs(package: &Value) -> Findings {
+    let name = package["name"].as_str().unwrap_or_default();
+    let dependencies = package["dependencies"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let asks = |dependency: &&Value| {
+        let features = dependency["features"].as_array().is_some_and(|features| !features.is_empty());
+        let mutant = dependency["name"].as_str() == Some("scp-mutant") && features;
+        let sim = dependency["name"].as_str() == Some("scp-sim") && features;
+        mutant || sim
+    };
+    let turns_on = |(feature, parts): (&String, &Value)| {
+        let parts = parts.as_array().map(Vec::as_slice).unwrap_or_default();
+        let seeded = parts.iter().filter_map(Value::as_str).any(|part| {
+            part == "scp-mutant/seeded"
+                || part == "mutations"
+                || part.ends_with("/mutations")
+                || part == "seeded"
+        });
+        seeded && (name, feature.as_str()) != ("scp-sim", "mutations")
+    };
+    let features = package["features"].as_object();
+    let by_feature = features.into_iter().flatten().any(turns_on);
+    if dependencies.iter().any(|dependency| asks(&dependency)) || by_feature {
+        return vec![format!("{name} turns seeded bugs on; only the feature `mutations` of scp-sim may")];
+    }
+    Findings::new()
 }
 
 fn wrong_dependencies(package: &Value) -> Findings {
@@ -102,6 +133,19 @@ mod tests {
         assert_eq!(findings("scp-agent", "tokio", None), ["scp-agent may not depend on tokio"]);
         assert_eq!(findings("scp-agent", "tokio", Some("dev")), Findings::new());
         assert_eq!(findings("scp-raft", "tokio", None), Findings::new());
+    }
+
+    #[test]
+    fn a_build_with_seeded_bugs_is_found() {
+        let asking = json!({"packages": [{"name": "scp-state", "dependencies":
+            [{"name": "scp-mutant", "kind": null, "features": ["seeded"]}]}]});
+        assert_eq!(directions(&asking).len(), 1);
+        let by_default = json!({"packages": [{"name": "scp-sim", "dependencies": [],
+            "features": {"default": ["mutations"], "mutations": ["scp-mutant/seeded"]}}]});
+        assert_eq!(directions(&by_default).len(), 1);
+        let by_name = json!({"packages": [{"name": "scp-sim", "dependencies": [],
+            "features": {"mutations": ["scp-mutant/seeded"]}}]});
+        assert_eq!(directions(&by_name), Findings::new());
     }
 
     #[test]

@@ -17,8 +17,7 @@ use clap::{Parser, Subcommand};
 use rustix::time::ClockId;
 use scp_sim::{
     city::{City, Settings, Verdict},
-    curve,
-    entropy,
+    curve, entropy,
 };
 
 /// So many of the seeded bugs the simulator has to find, in percent.

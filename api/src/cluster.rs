@@ -60,6 +60,9 @@ pub enum ClusterError {
     /// The local disk is full or failing; reads go on.
     #[error("this node is read-only: {why}")]
     ReadOnly { why: String },
+    /// There is no room for what was sent; nothing of it is kept.
+    #[error("{why}")]
+    DiskFull { why: String },
     #[error("{node} cannot be reached: {why}")]
     NodeUnreachable { node: NodeId, why: String },
     #[error("too many requests are under way")]

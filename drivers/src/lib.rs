@@ -73,6 +73,9 @@ pub enum DriverError {
     /// The world may be better later: try again with backoff.
     #[error("{doing}: {why}")]
     Retryable { doing: String, why: String },
+    /// The node's disk is full: it is tried again like any other, and whoever uploads is told at once.
+    #[error("{doing}: {why}")]
+    DiskFull { doing: String, why: String },
     /// It will not be better by itself: what a person has to do is in `why`.
     #[error("{doing}: {why}")]
     Terminal { doing: String, why: String },

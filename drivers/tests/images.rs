@@ -360,7 +360,7 @@ fn a_full_disk_is_a_clear_error_and_leaves_nothing_half_written() {
         runtime.block_on(async {
             let images = Images::open(dir.path(), Arc::new(Nobody)).await.expect("opens");
             let taken = take(&images, &disk(8)).await;
-            let Err(TakeError::Failed(DriverError::Retryable { why, .. })) = taken else {
+            let Err(TakeError::Failed(DriverError::DiskFull { why, .. })) = taken else {
                 panic!("it was to fail for space, and became {taken:?}");
             };
             assert!(why.contains("is full"), "{why}");

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use scp_api::cluster::{
     Agreement, ByteStream, Cluster, ClusterError, Consistency, Duplex, JoinHint, Snapshot, VmStats,
 };
-use scp_drivers::{console::ConsoleError, images::TakeError};
+use scp_drivers::{DriverError, console::ConsoleError, images::TakeError};
 use scp_mesh::{Lane, MeshError, NodeKey, RefusalKind};
 use scp_model::{
     Answer, Command, Digest, ImageId, JoinTokenId, NodeId, Proposal, Timestamp, VmId, command::RemoveNode,
@@ -137,6 +137,9 @@ impl Cluster for Door {
             TakeError::BadContent { code, why } => ClusterError::BadContent { code, why },
             broken @ TakeError::Broken(_) => {
                 ClusterError::BadContent { code: "broken_off", why: format!("{broken}; repeat the upload") }
+            }
+            TakeError::Failed(full @ DriverError::DiskFull { .. }) => {
+                ClusterError::DiskFull { why: full.to_string() }
             }
             TakeError::Failed(error) => ClusterError::Internal { why: error.to_string() },
         })

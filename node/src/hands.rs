@@ -164,7 +164,7 @@ async fn next_event(events: &mut Option<tokio::sync::mpsc::Receiver<Fact>>) -> O
 
 fn failure(error: &DriverError) -> Failure {
     let class = match error {
-        DriverError::Retryable { .. } => FailureClass::Retryable,
+        DriverError::Retryable { .. } | DriverError::DiskFull { .. } => FailureClass::Retryable,
         DriverError::Terminal { .. } => FailureClass::Terminal,
         DriverError::Fenced { .. } => FailureClass::Fenced,
     };

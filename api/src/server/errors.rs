@@ -108,6 +108,8 @@ impl From<ClusterError> for Problem {
             ClusterError::ReadOnly { why } => Problem::new(Code::ReadOnly, detail)
                 .reason(why)
                 .remedy("Make room on the node's disk; it recovers by itself. Or ask another node."),
+            ClusterError::DiskFull { .. } => Problem::new(Code::DiskFull, detail)
+                .remedy("Make room on the node's disk, or send it to another node: --node ADDRESS."),
             ClusterError::NodeUnreachable { node, why } => Problem::new(Code::NodeUnreachable, detail)
                 .reason(why)
                 .remedy(format!("See what is known of it: scpctl node show {node}")),

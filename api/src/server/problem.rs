@@ -71,6 +71,7 @@ codes! {
     NoQuorum = "no_quorum", 503, "The city cannot agree at the moment";
     ReadOnly = "read_only", 503, "This node is read-only";
     Overloaded = "overloaded", 503, "Too many requests are under way";
+    DiskFull = "disk_full", 507, "The node's disk is full";
     Timeout = "timeout", 504, "There was no answer in time";
 }
 

@@ -146,14 +146,14 @@ pub fn chunk_bytes(index: usize, size_bytes: u64) -> u64 {
 /// Tells a full disk from other failures: it mends itself once there is space again.
 pub fn disk_error(doing: &str, dir: &Path, error: &io::Error) -> DriverError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DriverError::retryable(
-            doing,
-            format!(
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DriverError::DiskFull {
+            doing: doing.to_owned(),
+            why: format!(
                 "the disk that holds {} is full; free space there (`scpctl image delete`, or a larger disk); \
                  nothing half-written was kept",
                 dir.display()
             ),
-        ),
+        },
         _ => DriverError::retryable(doing, format!("{}: {error}", dir.display())),
     }
 }

@@ -44,6 +44,11 @@ impl State {
         }
     }
 
+    /// Dead is not: its process goes in a moment.
+    fn has_a_guest(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+
     fn run(self, power: Power) -> RunState {
         match self {
             Self::Running => RunState::Running,
@@ -129,7 +134,7 @@ fn fact(name: &str, found: &Found) -> Fact {
             generation: record.generation,
             reboots: record.reboots,
             run: found.state.run(record.power),
-            started_at: if found.state.is_active() { record.started_at } else { None },
+            started_at: record.started_at.filter(|_| found.state.has_a_guest()),
         }),
         Err(why) => {
             let running = if found.state.is_active() { "running" } else { "off" };
@@ -265,5 +270,6 @@ mod tests {
         assert_eq!(paused(sys::VIR_DOMAIN_PAUSED_STARTING_UP), State::Running);
         assert_eq!(state_of(sys::VIR_DOMAIN_SHUTDOWN, 0), State::Running);
         assert_eq!(state_of(sys::VIR_DOMAIN_CRASHED, 0), State::Dead);
+        assert!(State::Dead.is_active() && !State::Dead.has_a_guest());
     }
 }

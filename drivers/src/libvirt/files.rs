@@ -231,10 +231,10 @@ fn cache_of(dir: &Path) -> io::Result<DiskCache> {
 
 pub(super) fn disk_error(doing: &str, error: &io::Error) -> DriverError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DriverError::retryable(
-            doing,
-            "the disk of this node is full: free space on it, or drain the node",
-        ),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DriverError::DiskFull {
+            doing: doing.to_owned(),
+            why: "the disk of this node is full: free space on it, or drain the node".to_owned(),
+        },
         io::ErrorKind::CrossesDevices => DriverError::terminal(
             doing,
             "images and VMs are on different file systems: keep both below one data directory",

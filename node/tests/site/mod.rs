@@ -80,34 +80,47 @@ impl Site {
 
     /// One that goes by another clock.
     pub async fn server_by(&self, number: u8, clock: Arc<dyn Clock>) -> Server {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        self.server_in(tempfile::tempdir().expect("a temporary directory"), number, clock).await
+    }
+
+    /// One whose directory is there already.
+    pub async fn server_in(&self, dir: TempDir, number: u8, clock: Arc<dyn Clock>) -> Server {
         let config = self.config(number, &dir);
         let daemon = Arc::new(Daemon::start_with(config.clone(), clock).await.expect("the daemon starts"));
         Server { daemon, config, _dir: dir }
     }
 
-    /// A city of so many nodes.
-    pub async fn city(&self, nodes: u8) -> Vec<Server> {
-        let first = self.server(1).await;
+    /// The first of a city.
+    pub async fn found(&self, first: Server) -> Server {
         let city = NewCity {
             name: name("agueda"),
             country: "PT".parse().expect("a country"),
             password_hash: password::hash(CHEAP, PASSWORD).expect("it is long enough"),
         };
         first.daemon.init(city, Names::default()).await.expect("the city is founded");
-        let mut servers = vec![first];
+        first
+    }
+
+    /// A city of so many nodes.
+    pub async fn city(&self, nodes: u8) -> Vec<Server> {
+        let mut servers = vec![self.found(self.server(1).await).await];
         for number in 2..=nodes {
             let server = self.server(number).await;
-            let token = token(&servers[0]).await;
-            let address = servers[0].config.mesh_address;
-            server.daemon.join(address, token, Names::default()).await.expect("the server joins");
+            join(&server, &servers[0]).await;
             servers.push(server);
         }
-        let voters = if nodes >= 3 { 3 } else { 1 };
-        eventually("the voters are chosen", async || door(&servers[0]).agreement().voters.len() == voters)
-            .await;
+        voting(&servers[0], if nodes >= 3 { 3 } else { 1 }).await;
         servers
     }
+}
+
+pub async fn join(server: &Server, first: &Server) {
+    let token = token(first).await;
+    server.daemon.join(first.config.mesh_address, token, Names::default()).await.expect("the server joins");
+}
+
+pub async fn voting(first: &Server, voters: usize) {
+    eventually("the voters are chosen", async || door(first).agreement().voters.len() == voters).await;
 }
 
 /// On the same disk, as soon as the process before has let go of it.

@@ -100,16 +100,23 @@ fn checksum(version: u16, length: u32, payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&head), payload)
 }
 
-/// Wraps bytes in a frame.
-pub fn frame(version: u16, payload: &[u8]) -> Result<Vec<u8>, CodecError> {
+/// The bytes that go before a payload.
+fn header(version: u16, payload: &[u8]) -> Result<[u8; HEADER_BYTES], CodecError> {
     let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= PAYLOAD_BYTES_MAX);
     let Some(length) = length else {
         return Err(CodecError::TooLong { length: payload.len(), limit: PAYLOAD_BYTES_MAX });
     };
+    let mut head = [0; HEADER_BYTES];
+    head[..2].copy_from_slice(&version.to_le_bytes());
+    head[2..6].copy_from_slice(&length.to_le_bytes());
+    head[6..].copy_from_slice(&checksum(version, length, payload).to_le_bytes());
+    Ok(head)
+}
+
+/// Wraps bytes in a frame.
+pub fn frame(version: u16, payload: &[u8]) -> Result<Vec<u8>, CodecError> {
     let mut out = Vec::with_capacity(HEADER_BYTES + payload.len());
-    out.extend_from_slice(&version.to_le_bytes());
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&checksum(version, length, payload).to_le_bytes());
+    out.extend_from_slice(&header(version, payload)?);
     out.extend_from_slice(payload);
     Ok(out)
 }
@@ -143,9 +150,20 @@ pub fn from_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, CodecError
     }
 }
 
+/// Appends a value's payload to `out`.
+pub fn append_payload<T: Serialize>(out: &mut Vec<u8>, value: &T) -> Result<(), CodecError> {
+    bincode::serde::encode_into_std_write(value, out, bincode::config::standard())
+        .map(drop)
+        .map_err(|error| CodecError::Malformed(error.to_string()))
+}
+
 /// Encodes a value as one frame.
 pub fn encode<T: Serialize>(version: u16, value: &T) -> Result<Vec<u8>, CodecError> {
-    frame(version, &to_payload(value)?)
+    let mut out = vec![0; HEADER_BYTES];
+    append_payload(&mut out, value)?;
+    let (head, payload) = out.split_at_mut(HEADER_BYTES);
+    head.copy_from_slice(&header(version, payload)?);
+    Ok(out)
 }
 
 /// Decodes one whole frame of the given version; anything before, behind or beside it is an error.

@@ -12,6 +12,10 @@ use scp_model::NodeId;
 
 /// The largest command. Batches, segments and frames are sized for it.
 pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+/// A snapshot that is written in less than a second is written as often as the configuration says.
+const SNAPSHOT_LARGE_BYTES: u64 = 32 << 20;
+/// Bytes logged at most between two snapshots: all of them are in memory.
+const SNAPSHOT_DUE_BYTES_MAX: u64 = 256 << 20;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -34,8 +38,9 @@ pub struct Config {
     /// Bytes of one log segment. Two are allocated at any time: the one written to and a spare, which
     /// is the reserve that keeps elections and started writes going when the disk is full.
     pub segment_bytes: u64,
-    /// A snapshot is taken when so many bytes were logged since the last one. Also bounds what a start
-    /// replays, and the entries kept in memory.
+    /// A snapshot is taken when so many bytes were logged since the last one; or as many as that one has,
+    /// where that is more: see [`Config::snapshot_due`]. Also bounds what a start replays, and the entries
+    /// kept in memory.
     pub snapshot_log_bytes: u64,
     /// Bytes of log kept although a snapshot covers them, for followers that are a little behind.
     pub keep_log_bytes: u64,
@@ -64,6 +69,15 @@ impl Config {
             chunk_bytes: 1 << 20,
             retry: Duration::from_secs(1),
         }
+    }
+
+    /// Bytes of log that call for the snapshot after one of `bytes`. A snapshot writes all of the state: at a
+    /// fixed distance a large state would be written many times for each time its size is logged. Bounded,
+    /// since entries are in memory until a snapshot covers them.
+    pub(crate) fn snapshot_due(&self, bytes: u64) -> u64 {
+        let is_large = bytes > SNAPSHOT_LARGE_BYTES;
+        let due = if is_large { bytes.min(SNAPSHOT_DUE_BYTES_MAX) } else { 0 };
+        due.max(self.snapshot_log_bytes)
     }
 
     /// How long a leader that no quorum answers is silent, and then tries to be heard, in turns. The others'
@@ -98,5 +112,21 @@ impl Config {
         }
         .validate()
         .map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_state_is_written_once_for_each_time_its_size_is_logged_within_a_bound() {
+        let config = Config::new(NodeId(1));
+        assert_eq!(config.snapshot_due(0), 32 << 20);
+        assert_eq!(config.snapshot_due(32 << 20), 32 << 20);
+        assert_eq!(config.snapshot_due(100 << 20), 100 << 20);
+        assert_eq!(config.snapshot_due(1 << 30), 256 << 20);
+        let small = Config { snapshot_log_bytes: 8 << 10, ..config };
+        assert_eq!(small.snapshot_due(1 << 20), 8 << 10);
     }
 }

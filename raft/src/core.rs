@@ -48,8 +48,10 @@ impl Core {
             log.close().await;
             return Err(StartError::Forgotten(config.node));
         }
-        let covered = applier.snapshots().current().and_then(|file| file.meta.last_log_id);
-        log.set_snapshot(covered.map(|id| id.index), config.snapshot_log_bytes);
+        let snapshot = applier.snapshots().current();
+        let covered = snapshot.as_ref().and_then(|file| file.meta.last_log_id);
+        let due = config.snapshot_due(snapshot.map_or(0, |file| file.offer.bytes));
+        log.set_snapshot(covered.map(|id| id.index), due);
         let openraft_config = Arc::new(config.openraft().map_err(StartError::Config)?);
         let node = config.node;
         let silence = Silence::new(&config);

@@ -186,7 +186,7 @@ pub(crate) async fn compact(inner: &Inner, core: &Core) -> io::Result<()> {
         while metrics.borrow_watched().snapshot < Some(covered) && metrics.changed().await.is_ok() {}
     };
     let _ = tokio::time::timeout(SNAPSHOT_SEEN_TIMEOUT, seen).await;
-    core.log.set_snapshot(Some(covered.index), inner.parts.config.snapshot_log_bytes);
+    core.log.set_snapshot(Some(covered.index), inner.parts.config.snapshot_due(file.offer.bytes));
     if let Some(upto) = core.log.purge_point(covered.index, inner.parts.config.keep_log_bytes) {
         core.raft.trigger().purge_log(upto).await.map_err(stopped)?;
     }

@@ -130,15 +130,34 @@ impl GroupBuilder {
         self.records == 0
     }
 
-    /// Bytes that the group takes in the file, with `more` bytes of encoded records added.
-    pub(crate) fn size_with(&self, more: usize) -> usize {
-        (self.bytes.len() + more).next_multiple_of(ALIGN)
+    /// Bytes that the group takes in the file.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len().next_multiple_of(ALIGN)
     }
 
-    /// Adds a record encoded by [`encode_record`].
-    pub(crate) fn push(&mut self, record: &[u8]) {
-        self.bytes.extend_from_slice(record);
+    /// Adds a record.
+    pub(crate) fn push(&mut self, record: &Record) {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        scp_codec::append_payload(&mut self.bytes, record).expect("records are bytes and numbers");
+        let length = u32::try_from(self.bytes.len() - at - 4).expect("a record fits a segment");
+        self.bytes[at..at + 4].copy_from_slice(&length.to_le_bytes());
         self.records += 1;
+    }
+
+    /// Takes the record away that was added last, with which the group had become too large: the next group
+    /// begins with it. `before`: the bytes without it.
+    pub(crate) fn split_last(&mut self, before: usize) -> Self {
+        let mut next = Self::new();
+        next.bytes.extend(self.bytes.drain(before..));
+        next.records = 1;
+        self.records -= 1;
+        next
+    }
+
+    /// Bytes so far, for [`GroupBuilder::split_last`].
+    pub(crate) fn mark(&self) -> usize {
+        self.bytes.len()
     }
 
     pub(crate) fn finish(mut self, salt: u64, number: u64) -> Vec<u8> {
@@ -153,15 +172,6 @@ impl GroupBuilder {
         self.bytes.resize(padded, 0);
         self.bytes
     }
-}
-
-/// A record with its length in front.
-pub(crate) fn encode_record(record: &Record) -> Vec<u8> {
-    let body = scp_codec::to_payload(record).expect("records are bytes and numbers");
-    let mut out = Vec::with_capacity(4 + body.len());
-    out.extend_from_slice(&u32::try_from(body.len()).expect("a record fits a segment").to_le_bytes());
-    out.extend_from_slice(&body);
-    out
 }
 
 /// A group found in a segment.
@@ -247,7 +257,7 @@ mod tests {
 
     fn group(records: &[Record], salt: u64, number: u64) -> Vec<u8> {
         let mut builder = GroupBuilder::new();
-        records.iter().for_each(|record| builder.push(&encode_record(record)));
+        records.iter().for_each(|record| builder.push(record));
         builder.finish(salt, number)
     }
 
@@ -269,8 +279,8 @@ mod tests {
             records in proptest::collection::vec(record(), 1..4), at: prop::sample::Index, bit in 0u8..8,
         ) {
             let mut builder = GroupBuilder::new();
-            records.iter().for_each(|record| builder.push(&encode_record(record)));
-            let length = builder.size_with(0).min(builder.bytes.len());
+            records.iter().for_each(|record| builder.push(record));
+            let length = builder.size().min(builder.bytes.len());
             let mut bytes = builder.finish(7, 1);
             bytes[at.index(length)] ^= 1 << bit;
             prop_assert_eq!(Group::parse(7, &bytes), None);
@@ -279,7 +289,7 @@ mod tests {
         #[test]
         fn a_cut_anywhere_voids_a_group(records in proptest::collection::vec(record(), 1..4), at: prop::sample::Index) {
             let mut builder = GroupBuilder::new();
-            records.iter().for_each(|record| builder.push(&encode_record(record)));
+            records.iter().for_each(|record| builder.push(record));
             let length = builder.bytes.len();
             let bytes = builder.finish(7, 1);
             prop_assert_eq!(Group::parse(7, &bytes[..at.index(length)]), None);
@@ -301,7 +311,8 @@ mod tests {
             let _ = SegmentHead::decode(&bytes);
             // Right up to the checksum, then anything.
             let mut builder = GroupBuilder::new();
-            builder.push(&tail);
+            builder.bytes.extend(&tail);
+            builder.records = 1;
             let bytes = builder.finish(salt, 1);
             let _ = Group::parse(salt, &bytes).expect("the checksum holds").records();
         }

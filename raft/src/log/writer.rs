@@ -15,10 +15,7 @@ use std::{
 
 use super::{
     LogError,
-    format::{
-        ALIGN, GROUP_HEAD_BYTES, GroupBuilder, HEAD_BYTES, SEAL_BYTES, SegmentHead, encode_record,
-        encode_seal,
-    },
+    format::{ALIGN, GROUP_HEAD_BYTES, GroupBuilder, HEAD_BYTES, SEAL_BYTES, SegmentHead, encode_seal},
     record::{Base, Record},
     recover::{Recovered, recover, segment_name},
 };
@@ -198,17 +195,18 @@ impl Writer {
     pub(crate) fn commit(&mut self, records: &[Record]) -> Result<(), DiskError> {
         let mut group = GroupBuilder::new();
         for record in records {
-            let bytes = encode_record(record);
-            if !self.fits(&group, bytes.len()) {
-                self.write_group(std::mem::replace(&mut group, GroupBuilder::new()))?;
+            let before = group.mark();
+            group.push(record);
+            if !self.fits(&group) {
+                let next = group.split_last(before);
+                self.write_group(std::mem::replace(&mut group, next))?;
             }
-            if !self.fits(&group, bytes.len()) {
+            if !self.fits(&group) {
                 self.roll()?;
             }
-            if !self.fits(&group, bytes.len()) {
-                return Err(DiskError::Failed(format!("a record of {} bytes fits no segment", bytes.len())));
+            if !self.fits(&group) {
+                return Err(DiskError::Failed(format!("a record of {} bytes fits no segment", group.size())));
             }
-            group.push(&bytes);
             self.note(record);
         }
         self.write_group(group)?;
@@ -228,8 +226,8 @@ impl Writer {
         if sync { self.current.file.sync() } else { Ok(()) }
     }
 
-    fn fits(&self, group: &GroupBuilder, more: usize) -> bool {
-        self.current.end + group.size_with(more) as u64 <= self.current.size
+    fn fits(&self, group: &GroupBuilder) -> bool {
+        self.current.end + group.size() as u64 <= self.current.size
     }
 
     fn note(&mut self, record: &Record) {

@@ -25,7 +25,7 @@ use crate::{
     identity::NodeKey,
     join::stranger_config,
     mesh::peer_chain,
-    serve,
+    restart, serve,
     tls::{self, ALPN_CLIENT},
     transport::Duplex,
 };
@@ -64,7 +64,10 @@ pub async fn connect(address: SocketAddr, authority_pem: &str) -> Result<ClientS
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let endpoint = quinn::Endpoint::client(SocketAddr::new(any, 0)).map_err(|error| local(&error))?;
+    let socket = std::net::UdpSocket::bind(SocketAddr::new(any, 0)).map_err(|error| local(&error))?;
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let endpoint = quinn::Endpoint::new(restart::endpoint_config(&key), None, socket, runtime);
+    let endpoint = endpoint.map_err(|error| local(&error))?;
     let connecting = endpoint.connect_with(config, address, tls::ANY_NODE);
     let connecting = connecting.map_err(|error| unreachable(&error))?;
     let connection = match timeout(CONNECT_TIMEOUT, connecting).await {

@@ -26,7 +26,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quinn::{AsyncUdpSocket, IdleTimeout, Runtime, TransportConfig};
+use quinn::{AsyncUdpSocket, IdleTimeout, MtuDiscoveryConfig, Runtime, TransportConfig};
 use scp_model::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -56,6 +56,10 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// Unread bytes of one connection.
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+/// The largest datagram that is tried, where the path takes more than Ethernet's usual 1,472 bytes: jumbo
+/// frames, loopback. Each packet costs the same work, however large. quinn hands the kernel ten at once, which
+/// together have to stay below 64 KiB.
+pub(crate) const DATAGRAM_BYTES_MAX: u16 = 6_500;
 /// How long [`Mesh::shutdown`] waits for peers to hear the goodbye.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -399,7 +403,7 @@ async fn follow_members(shared: Arc<Shared>) {
 }
 
 fn tls_configs(identity: &Identity) -> Result<(quinn::ServerConfig, quinn::ClientConfig), rustls::Error> {
-    let transport = Arc::new(transport_config());
+    let transport = Arc::new(transport_config(DATAGRAM_BYTES_MAX));
     let server = tls::server(identity.chain(), identity.key.to_tls())?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
     server.transport_config(transport.clone());
@@ -409,12 +413,16 @@ fn tls_configs(identity: &Identity) -> Result<(quinn::ServerConfig, quinn::Clien
     Ok((server, client))
 }
 
-pub(crate) fn transport_config() -> TransportConfig {
+/// Datagrams grow up to `datagram_bytes_max` where the path takes them.
+pub(crate) fn transport_config(datagram_bytes_max: u16) -> TransportConfig {
     let requests: usize = Lane::ALL.iter().map(|lane| lane.limits().requests_max).sum();
     let streams = u32::try_from(requests + STREAMS_MAX).expect("the limits are small");
     let messages = u32::try_from(Lane::Gossip.limits().requests_max + 1).expect("the limits are small");
+    let mut datagrams = MtuDiscoveryConfig::default();
+    datagrams.upper_bound(datagram_bytes_max);
     let mut transport = TransportConfig::default();
     transport
+        .mtu_discovery_config(Some(datagrams))
         .max_idle_timeout(Some(IdleTimeout::try_from(IDLE).expect("5 s fit into a QUIC varint")))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)

@@ -14,7 +14,7 @@ use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig};
 use ring::hmac;
 use sha2::{Digest as _, Sha256};
 
-use crate::identity::NodeKey;
+use crate::{identity::NodeKey, mesh::DATAGRAM_BYTES_MAX};
 
 /// Long enough that no two connections of a node share one (RFC 9000 asks for unpredictable ones).
 const ID_BYTES: usize = 8;
@@ -23,6 +23,7 @@ pub(crate) fn endpoint_config(key: &NodeKey) -> EndpointConfig {
     let seed = Sha256::new().chain_update(b"scp-mesh stateless reset").chain_update(key.pkcs8()).finalize();
     let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &seed)));
     config.cid_generator(|| Box::new(RandomIds));
+    config.max_udp_payload_size(DATAGRAM_BYTES_MAX).expect("within what QUIC allows");
     config
 }
 

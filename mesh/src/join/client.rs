@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
     identity::{Identity, NodeKey},
     lane::Lane,
-    mesh::{peer_chain, transport_config},
+    mesh::{DATAGRAM_BYTES_MAX, peer_chain, transport_config},
     peer::CloseCode,
     tls,
     token::JoinToken,
@@ -29,6 +29,8 @@ use crate::{
 
 /// A server that does not answer within this is not there, or cut off.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What QUIC's packets have at most on an Ethernet of 1500 bytes, with IPv6.
+const ETHERNET_BYTES: u16 = 1_452;
 const EXAMINE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The city has to agree on the new member; an election may be under way.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -93,7 +95,9 @@ pub(crate) fn stranger_config(
     let chain = vec![certificate.der().clone()];
     let tls = tls::client(chain, key.to_tls(), alpn).map_err(|error| error.to_string())?;
     let mut client = quinn::ClientConfig::new(Arc::new(tls));
-    client.transport_config(Arc::new(transport_config()));
+    // The check of the path is for Ethernet's usual size, and does not wait until larger ones were tried.
+    let datagram_bytes_max = if alpn == tls::ALPN_JOIN { ETHERNET_BYTES } else { DATAGRAM_BYTES_MAX };
+    client.transport_config(Arc::new(transport_config(datagram_bytes_max)));
     Ok(client)
 }
 

@@ -104,9 +104,7 @@ impl Proposer {
         let proposed = match leader {
             None => return Err(Try::Again("no leader is known".into())),
             Some(leader) if leader == self.me() => propose_here(&self.raft, entry).await,
-            Some(leader) => {
-                ask_leader((&self.raft, &*self.transport), leader, &Ask::Propose(entry.to_vec())).await?
-            }
+            Some(leader) => ask_leader((&self.raft, &*self.transport), leader, &Ask::Propose(entry)).await?,
         };
         judge(proposed)
     }
@@ -178,10 +176,7 @@ pub(crate) async fn attempt_many(
     let proposed = match leader {
         None => Err(Try::Again("no leader is known".into())),
         Some(leader) if leader == transport.node() => Ok(propose_many_here(raft, entries).await),
-        Some(leader) => {
-            let ask = Ask::ProposeMany(entries.into_iter().map(Vec::from).collect());
-            ask_leader((raft, transport), leader, &ask).await
-        }
+        Some(leader) => ask_leader((raft, transport), leader, &Ask::ProposeMany(entries)).await,
     };
     let proposed: Vec<Proposed> = match proposed {
         Ok(proposed) => proposed,
@@ -268,7 +263,7 @@ pub async fn propose_many_here(raft: &Raft, entries: Vec<Bytes>) -> Vec<Proposed
 
 fn outcome(written: scp_raft::Written) -> Proposed {
     match written {
-        Ok(applied) => Proposed::Applied(applied.answer),
+        Ok(applied) => Proposed::Applied(applied.answer.into()),
         Err(WriteError::NotLeader { leader }) => Proposed::NotLeader(leader),
         Err(WriteError::ReadOnly { why }) => Proposed::ReadOnly(why),
         Err(WriteError::Overloaded) => Proposed::Overloaded,

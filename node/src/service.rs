@@ -110,7 +110,7 @@ impl Parts {
     async fn forwarded(&self, from: NodeId, request: &[u8]) -> Result<Bytes, Refusal> {
         let raft = &self.admitter.proposer.raft;
         match wire::unpack::<Ask>(Lane::Forward, request)? {
-            Ask::Propose(entry) => wire::pack(&propose_here(raft, entry.into()).await),
+            Ask::Propose(entry) => wire::pack(&propose_here(raft, entry).await),
             Ask::CityKey => wire::pack(&self.issuer.city_key_for(from, raft)?),
             Ask::Admit(admission) => {
                 let stranger = Stranger { public_key: admission.public_key, address: admission.address };
@@ -125,10 +125,7 @@ impl Parts {
                 let stats = stats.map_err(|error| Refusal::new(RefusalKind::Failed, error.to_string()))?;
                 wire::pack(&Stats::from(stats))
             }
-            Ask::ProposeMany(entries) => {
-                let entries = entries.into_iter().map(Bytes::from).collect();
-                wire::pack(&propose_many_here(raft, entries).await)
-            }
+            Ask::ProposeMany(entries) => wire::pack(&propose_many_here(raft, entries).await),
             Ask::HoldsCityKey => wire::pack(&self.issuer.has_key()),
         }
     }

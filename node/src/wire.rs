@@ -16,7 +16,7 @@ const VERSION: u16 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
     /// Have this log entry committed. Only the leader can.
-    Propose(Vec<u8>),
+    Propose(Bytes),
     /// The key that the authority's key is sealed with. Only voters get it.
     CityKey,
     /// Admit a stranger; for nodes that cannot issue certificates themselves.
@@ -29,7 +29,7 @@ pub enum Ask {
     HoldsCityKey,
     /// Have these log entries committed, in this order. Only the leader can; answered by one [`Proposed`]
     /// each.
-    ProposeMany(Vec<Vec<u8>>),
+    ProposeMany(Vec<Bytes>),
 }
 
 /// A stranger, as the node it came to saw it.
@@ -44,7 +44,7 @@ pub struct Admission {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Proposed {
     /// Applied; the machine's answer.
-    Applied(Vec<u8>),
+    Applied(Bytes),
     /// Nothing was written: ask that one.
     NotLeader(Option<NodeId>),
     /// Nothing was written.
@@ -99,13 +99,13 @@ mod tests {
 
     #[test]
     fn a_message_cut_anywhere_or_with_a_flipped_bit_is_refused() {
-        let whole = pack(&Ask::Propose(vec![7; 40])).expect("packs");
+        let whole = pack(&Ask::Propose(vec![7; 40].into())).expect("packs");
         for at in 0..whole.len() {
             assert!(unpack::<Ask>(Lane::Forward, &whole[..at]).is_err(), "cut at {at}");
             let mut flipped = whole.to_vec();
             flipped[at] ^= 4;
             assert!(unpack::<Ask>(Lane::Forward, &flipped).is_err(), "flipped at {at}");
         }
-        assert_eq!(unpack::<Ask>(Lane::Forward, &whole), Ok(Ask::Propose(vec![7; 40])));
+        assert_eq!(unpack::<Ask>(Lane::Forward, &whole), Ok(Ask::Propose(vec![7; 40].into())));
     }
 }

@@ -4,6 +4,7 @@ use std::{fs::File, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use mimalloc::MiMalloc;
 use rustix::fs::{FlockOperation, flock};
 use scp_node::{
     config::{Config, Flags},
@@ -13,6 +14,9 @@ use scp_node::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> Result<()> {
     let config = Config::load(Flags::parse())?;

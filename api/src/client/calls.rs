@@ -47,7 +47,7 @@ fn within(project: Option<&str>) -> OneQuery {
 
 /// The id that was given, or a new one: made once a call, so that retries are the same request.
 fn made(id: &Option<String>) -> Option<String> {
-    Some(id.clone().unwrap_or_else(|| Uuid::new_v4().to_string()))
+    Some(id.clone().unwrap_or_else(|| Uuid::now_v7().to_string()))
 }
 
 /// Access.
@@ -372,11 +372,11 @@ impl Client {
 
     /// An id for something new, to be given in its creation.
     pub fn new_image_id() -> ImageId {
-        ImageId(Uuid::new_v4())
+        ImageId(Uuid::now_v7())
     }
 
     /// An idempotency key, for [`Client::with_request`].
     pub fn new_request_id() -> RequestId {
-        RequestId(Uuid::new_v4())
+        RequestId(Uuid::now_v7())
     }
 }

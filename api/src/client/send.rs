@@ -136,7 +136,7 @@ impl Client {
     /// Sends the call and reads its answer, whatever it is.
     pub(super) async fn bytes(&self, call: Call<'_>) -> Result<Bytes> {
         let key =
-            (call.method != Method::GET).then(|| self.request.unwrap_or_else(|| RequestId(Uuid::new_v4())));
+            (call.method != Method::GET).then(|| self.request.unwrap_or_else(|| RequestId(Uuid::now_v7())));
         let deadline = Instant::now() + self.deadline;
         let mut backoff = Backoff::new();
         let mut failures = Failures::default();

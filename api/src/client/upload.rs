@@ -39,7 +39,7 @@ impl Client {
         upload: &Upload,
         progress: impl Fn(u64, u64) + Send + Sync + 'static,
     ) -> Result<Image> {
-        let key = self.request.unwrap_or_else(|| RequestId(Uuid::new_v4()));
+        let key = self.request.unwrap_or_else(|| RequestId(Uuid::now_v7()));
         let progress: Progress = Arc::new(progress);
         let deadline = Instant::now() + self.deadline;
         let mut backoff = Backoff::new();

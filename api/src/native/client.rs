@@ -73,11 +73,11 @@ impl NativeClient {
 
     /// The index at which the keypair was committed.
     pub async fn create_keypair(&self, keypair: NewKeypair) -> Result<u64, NativeError> {
-        self.written(Ask::CreateKeypair { request: RequestId(Uuid::new_v4()), keypair }).await
+        self.written(Ask::CreateKeypair { request: RequestId(Uuid::now_v7()), keypair }).await
     }
 
     pub async fn delete_keypair(&self, id: KeypairId) -> Result<u64, NativeError> {
-        self.written(Ask::DeleteKeypair { request: RequestId(Uuid::new_v4()), id }).await
+        self.written(Ask::DeleteKeypair { request: RequestId(Uuid::now_v7()), id }).await
     }
 
     async fn written(&self, ask: Ask) -> Result<u64, NativeError> {

@@ -219,7 +219,7 @@ fn written(answer: Result<scp_model::Answer, crate::cluster::ClusterError>) -> O
 /// A request id counts for its user only: nobody is answered by another's request.
 fn scoped(request: RequestId, identity: &Identity) -> RequestId {
     let user = identity.user().map(|user| user.0).unwrap_or_default();
-    RequestId(crate::server::derived(&[b"native request", request.0.as_bytes(), user.as_bytes()]))
+    RequestId(crate::server::derived(request.0, &[b"native request", user.as_bytes()]))
 }
 
 fn may(view: &View, action: Action, project: ProjectId) -> Result<(), Problem> {

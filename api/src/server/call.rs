@@ -77,7 +77,7 @@ pub(crate) fn identify(
         return Ok(Identity::Local(cluster.node()));
     };
     let user = match check {
-        Check::Signature => token.verify(state, cluster.now())?,
+        Check::Signature => token.verify_once(&server.shared.proven, state, cluster.now())?,
         Check::Again => token.check(state, cluster.now())?,
     };
     Ok(Identity::User { id: user.id, city_roles: user.city_roles.clone(), grants: user.grants.clone() })
@@ -100,7 +100,7 @@ fn bearer(headers: &HeaderMap) -> Result<Unverified, Problem> {
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Uuid, Problem> {
     match headers.get(v1::IDEMPOTENCY_KEY) {
-        None => Ok(Uuid::new_v4()),
+        None => Ok(Uuid::now_v7()),
         Some(value) => value
             .to_str()
             .ok()
@@ -133,18 +133,26 @@ fn scoped_key(key: Uuid, identity: &Identity, parts: &Parts) -> Uuid {
         Identity::User { id, .. } => id.0,
     };
     let route = format!("{} {}", parts.method, parts.uri.path());
-    derived(&[b"request", key.as_bytes(), who.as_bytes(), route.as_bytes()])
+    derived(key, &[b"request", who.as_bytes(), route.as_bytes()])
 }
 
-/// A UUID that follows from the parts, and only from them.
-pub(crate) fn derived(parts: &[&[u8]]) -> Uuid {
+/// Bytes in which a UUID of version 7 has its time.
+const ORDER_BYTES: usize = 6;
+
+/// A UUID that follows from another and the parts, and only from them. It stands in the same order: ids of
+/// version 7 are in order of their making, and so are those derived from them. The state's tables are
+/// ordered, and what is made together is then kept together, which costs a fraction of what scattered ids do.
+pub(crate) fn derived(from: Uuid, parts: &[&[u8]]) -> Uuid {
     let mut hash = Sha256::new();
+    hash.update(from.as_bytes());
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
     let hash: [u8; 32] = hash.finalize().into();
-    uuid::Builder::from_custom_bytes(*hash.first_chunk().expect("SHA-256 has 32 bytes")).into_uuid()
+    let mut bytes: [u8; 16] = *hash.first_chunk().expect("SHA-256 has 32 bytes");
+    bytes[..ORDER_BYTES].copy_from_slice(&from.as_bytes()[..ORDER_BYTES]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 impl Call {
@@ -166,7 +174,7 @@ impl Call {
 
     /// An id for what the client gave none: a repeat with the same key gets the same.
     pub(crate) fn made_id(&self) -> Uuid {
-        derived(&[b"id", self.request.0.as_bytes()])
+        derived(self.request.0, &[b"id"])
     }
 
     /// The answer to this request, when it was carried out before. Asked first by what takes away the

@@ -34,10 +34,12 @@ mod openapi;
 mod page;
 pub mod password;
 mod problem;
+mod proven;
 mod resolve;
 mod routes;
 mod throttle;
 pub(crate) mod token;
+mod told;
 mod view;
 
 use std::{sync::Arc, time::Duration};
@@ -60,7 +62,7 @@ pub use self::{
     token::{Claims, TOKEN_CHARACTERS},
 };
 pub(crate) use self::{call::derived, routes::keypair::public_key};
-use self::{meter::Meter, password::Passwords, throttle::Throttle};
+use self::{meter::Meter, password::Passwords, proven::Proven, throttle::Throttle, told::Told};
 use crate::{
     cluster::Cluster,
     v1::{BODY_BYTES_MAX, Problem},
@@ -111,7 +113,9 @@ pub(crate) struct Shared {
     pub(crate) cluster: Arc<dyn Cluster>,
     pub(crate) options: Options,
     pub(crate) passwords: Passwords,
+    pub(crate) proven: Proven,
     pub(crate) throttle: Throttle,
+    pub(crate) told: Told,
     pub(crate) meter: Meter,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) watches: Arc<Semaphore>,
@@ -140,7 +144,9 @@ impl Api {
         let shared = Shared {
             cluster,
             passwords: Passwords::new(options.password_cost),
+            proven: Proven::default(),
             throttle: Throttle::default(),
+            told: Told::default(),
             meter: Meter::new(),
             requests: places(options.requests_max),
             watches: places(options.watches_max),

@@ -62,6 +62,8 @@ async fn without_a_token_there_is_nothing_and_the_answer_says_how_to_get_one() {
 async fn a_token_altered_by_a_bit_is_refused() {
     let city = City::new().await;
     let token = city.token("admin").to_owned();
+    // Known to be right by now: what is like it is not.
+    city.get("admin", "/v1/whoami").await.ok();
     for at in 0..token.len() {
         for bit in 0..7 {
             let mut bytes = token.clone().into_bytes();

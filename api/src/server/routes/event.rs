@@ -11,16 +11,18 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
-    http::HeaderMap,
-    response::{
-        IntoResponse, Sse,
-        sse::{self, KeepAlive},
-    },
+    body::Body,
+    http::{HeaderMap, HeaderValue, header},
+    response::IntoResponse,
 };
-use futures::{Stream, stream};
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt, stream};
 use scp_model::{Event, ProjectId, Subject};
 use scp_state::State;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     cluster::{Consistency, Snapshot},
@@ -31,11 +33,10 @@ use crate::{
         call::{Answer, Call, Check, identify},
         invalid::Invalid,
         token::Unverified,
+        told::frame,
         view,
     },
-    v1::{
-        self, EventQuery, LIMIT_DEFAULT, LIMIT_MAX, Problem, Ready, Resync, SSE_EVENT, SSE_READY, SSE_RESYNC,
-    },
+    v1::{self, EventQuery, LIMIT_DEFAULT, LIMIT_MAX, Problem, Ready, Resync, SSE_READY, SSE_RESYNC},
 };
 
 /// Often enough for proxies, and for a client to notice that a node is gone.
@@ -135,11 +136,12 @@ pub(crate) async fn watch(call: Call, headers: HeaderMap, Params(query): Params<
     let next = after.map_or(call.state.next_event, |after| after.saturating_add(1));
     let start = Position::of(&call.state, next);
     let (server, token) = (call.server.clone(), call.token.clone());
-    let watcher = Watcher { server, token, wanted, applied, next: start.next, _place: place };
-    let frames = stream::iter([Ok(start.frame)]);
-    let events = futures::StreamExt::chain(frames, watcher.events());
-    let response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
-    Ok(call.stamp(response))
+    let silent_until = Instant::now() + KEEP_ALIVE;
+    let watcher = Watcher { server, token, wanted, applied, next: start.next, silent_until, _place: place };
+    let first = stream::iter([Ok(Bytes::from(start.frame))]);
+    let frames = Body::from_stream(first.chain(watcher.frames()));
+    let is_stream = (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    Ok(call.stamp(([is_stream], frames).into_response()))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
@@ -151,7 +153,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 /// Where a watch begins, and the frame that says so.
 struct Position {
     next: u64,
-    frame: sse::Event,
+    frame: String,
 }
 
 impl Position {
@@ -171,55 +173,58 @@ impl Position {
     }
 }
 
-fn frame(name: &str, sequence: u64, data: &impl serde::Serialize) -> sse::Event {
-    let data = serde_json::to_string(data).expect("events are plain data");
-    sse::Event::default().event(name).id(sequence.to_string()).data(data)
-}
-
 struct Watcher {
     server: Server,
     token: Option<Unverified>,
     wanted: Wanted,
     applied: watch::Receiver<u64>,
     next: u64,
+    /// By then something is said, if only that we are here.
+    silent_until: Instant,
     _place: OwnedSemaphorePermit,
 }
 
 impl Watcher {
-    fn events(self) -> impl Stream<Item = Result<sse::Event, Infallible>> + Send {
-        let batches = stream::unfold(self, async |mut watcher| {
-            let batch = watcher.batch().await?;
-            Some((stream::iter(batch.into_iter().map(Ok)), watcher))
-        });
-        futures::StreamExt::flatten(batches)
+    /// What is sent, piece by piece.
+    fn frames(self) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+        stream::unfold(self, async |mut watcher| Some((Ok(watcher.batch().await?), watcher)))
     }
 
     /// The next frames; none when the watch ends: the token does, or the node.
-    async fn batch(&mut self) -> Option<Vec<sse::Event>> {
+    async fn batch(&mut self) -> Option<Bytes> {
         loop {
             self.applied.borrow_and_update();
-            let Snapshot { state, .. } = self.server.shared.cluster.read(Consistency::Stale).await.ok()?;
+            let shared = &self.server.shared;
+            let Snapshot { state, .. } = shared.cluster.read(Consistency::Stale).await.ok()?;
             let identity = identify(&self.token, &state, &self.server, Check::Again).ok()?;
             let Ok(events) = state.events_from(self.next) else {
                 let resync = Position::resync(&state, self.next);
                 self.next = resync.next;
-                return Some(vec![resync.frame]);
+                return Some(self.said(resync.frame.into()));
             };
-            let mut frames = Vec::new();
             let mut seen = 0;
-            for event in events.take(BATCH) {
-                seen += 1;
-                self.next = event.sequence + 1;
-                if self.wanted.has(event) && visible(&identity, event) {
-                    frames.push(frame(SSE_EVENT, event.sequence, &view::event(&state, event)));
-                }
-            }
+            let mut next = self.next;
+            let told = events.take(BATCH).inspect(|event| (seen, next) = (seen + 1, event.sequence + 1));
+            let told = told.filter(|event| self.wanted.has(event) && visible(&identity, event));
+            let mut frames = BytesMut::new();
+            shared.told.append(&mut frames, &state, told);
+            self.next = next;
             if !frames.is_empty() {
-                return Some(frames);
+                return Some(self.said(frames.freeze()));
             }
-            if seen < BATCH {
-                self.applied.changed().await.ok()?;
+            if seen == BATCH {
+                continue;
+            }
+            match timeout_at(self.silent_until, self.applied.changed()).await {
+                Ok(changed) => changed.ok()?,
+                // A comment: nothing happened, and we are here.
+                Err(_) => return Some(self.said(Bytes::from_static(b":\n\n"))),
             }
         }
+    }
+
+    fn said(&mut self, frames: Bytes) -> Bytes {
+        self.silent_until = Instant::now() + KEEP_ALIVE;
+        frames
     }
 }

@@ -36,6 +36,7 @@ pub struct City {
     scpd: PathBuf,
     nodes: Vec<Node>,
     mesh_addresses: Vec<std::net::SocketAddr>,
+    api_ports: Vec<u16>,
     authority: String,
     token: String,
     pub project: ProjectId,
@@ -65,10 +66,17 @@ impl City {
         let token = https[0].login(&login).await.context("cannot log in")?.token;
         let https: Vec<_> = https.into_iter().map(|client| client.with_token(&token)).collect();
         let mesh_addresses = ports[..NODES].iter().map(|port| ([127, 0, 0, 1], *port).into()).collect();
-        let project = project(&https[0]).await?;
-        let scpd = scpd.into();
-        let mut city =
-            Self { scpd, nodes, mesh_addresses, authority, token, project, native: Vec::new(), https };
+        let mut city = Self {
+            scpd: scpd.into(),
+            nodes,
+            mesh_addresses,
+            api_ports: ports[NODES..].to_vec(),
+            authority,
+            token,
+            project: project(&https[0]).await?,
+            native: Vec::new(),
+            https,
+        };
         city.wait_for_voters().await?;
         for at in 0..NODES {
             city.native.push(city.connect(at).await?);
@@ -89,6 +97,19 @@ impl City {
             tokio::time::sleep(PAUSE).await;
         }
         bail!("the city does not get {NODES} voters\n{}", self.nodes[0].process.log_end())
+    }
+
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// A connection of its own to one of the nodes, and where keypairs are watched there.
+    pub fn http(&self, number: usize) -> Result<(reqwest::Client, String)> {
+        let mut tls = (*scp_api::client::client_config(&self.authority)?).clone();
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let client = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build()?;
+        let port = self.api_ports[number % NODES];
+        Ok((client, format!("https://127.0.0.1:{port}/v1/events/watch?subject_kind=keypair")))
     }
 
     pub fn pids(&self) -> Vec<u32> {
@@ -134,7 +155,7 @@ impl City {
     /// A keypair whose public half has 256 bytes.
     pub fn keypair(&self, name: String) -> Result<NewKeypair> {
         let name: Name = name.parse().context("a name of letters and digits")?;
-        let id = KeypairId(Uuid::new_v4());
+        let id = KeypairId(Uuid::now_v7());
         Ok(NewKeypair { id, project: self.project, name, public_key: value(id.0) })
     }
 }

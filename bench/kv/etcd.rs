@@ -3,9 +3,10 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
+use futures::{StreamExt, stream};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use tonic::{
-    Request,
+    Request, Streaming,
     client::Grpc,
     codegen::http::uri::PathAndQuery,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
@@ -71,6 +72,32 @@ struct MemberHeader {
     member_id: u64,
 }
 
+/// Of its oneof, the one kind that is sent.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WatchRequest {
+    #[prost(message, optional, tag = "1")]
+    create_request: Option<WatchCreateRequest>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WatchCreateRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    range_end: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WatchResponse {
+    #[prost(bool, tag = "3")]
+    pub created: bool,
+    #[prost(bool, tag = "4")]
+    pub canceled: bool,
+    /// Not looked into.
+    #[prost(bytes = "vec", repeated, tag = "11")]
+    pub events: Vec<Vec<u8>>,
+}
+
 /// One connection; clones share it, as gRPC's streams do.
 #[derive(Clone)]
 pub struct Client(Grpc<Channel>);
@@ -98,6 +125,21 @@ impl Client {
     pub async fn get(&self, key: Vec<u8>) -> Result<Vec<u8>> {
         let answer: RangeResponse = self.call("/etcdserverpb.KV/Range", RangeRequest { key }).await?;
         Ok(answer.kvs.into_iter().next().context("the key is not there")?.value)
+    }
+
+    /// So many watches of the keys with a prefix, on one stream.
+    pub async fn watch(&self, prefix: &[u8], count: usize) -> Result<Streaming<WatchResponse>> {
+        let mut range_end = prefix.to_vec();
+        *range_end.last_mut().context("a prefix is not empty")? += 1;
+        let create = WatchCreateRequest { key: prefix.to_vec(), range_end };
+        let create = WatchRequest { create_request: Some(create) };
+        let requests = stream::iter(std::iter::repeat_n(create, count)).chain(stream::pending());
+        let mut grpc = self.0.clone();
+        grpc.ready().await?;
+        let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
+        let codec: ProstCodec<WatchRequest, WatchResponse> = ProstCodec::default();
+        let answer = grpc.streaming(Request::new(requests), path, codec).await;
+        Ok(answer.context("etcd refuses to be watched")?.into_inner())
     }
 }
 

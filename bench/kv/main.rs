@@ -10,16 +10,21 @@
 //!   user of ours has less.
 //! - **A read** is linearizable, of one such value by its key, at any member.
 //! - `writes_N`, `reads_N`: over the native lane; `http_writes_N`: over HTTPS and JSON, beside etcd's gRPC.
+//! - **Watch fan-out** (`watch_5000`): see [`watch`].
 //! - **Failover**: from killing the leader until a survivor acknowledges a write; asked every 10 ms.
 //! - **Syncs**: of both sides under load, counted by strace: an acknowledged write is on two disks at least.
 //!
 //! While few clients wait for a disk, an idle processor sleeps and wakes slowly: a process of lowest priority
-//! keeps it awake for both. `SCP_BENCH_QUICK=1`: three pairs, the disk only. `SCP_BENCH_SCPD`: the binary.
+//! keeps it awake for both. `SCP_BENCH_SCPD`: the binary.
+//!
+//! `SCP_BENCH_QUICK=1`: three pairs, five kills, the disk only. `SCP_BENCH_ONLY=writes_64,reads_1000`: these
+//! and no others. `SCP_BENCH_PAIRS`, `SCP_BENCH_KILLS`: so many instead of 7 and 50.
 
 mod city;
 mod etcd;
 mod load;
 mod process;
+mod watch;
 
 use std::{
     path::{Path, PathBuf},
@@ -58,20 +63,37 @@ const FAILOVER_MAX: Duration = Duration::from_secs(30);
 struct Plan {
     pairs: usize,
     regimes: Vec<(&'static str, PathBuf)>,
-    failovers: usize,
+    kills: usize,
+    /// Measures asked for; none: all.
+    only: Option<String>,
     scpd: PathBuf,
 }
 
+impl Plan {
+    fn of_environment() -> Result<Self> {
+        let quick = std::env::var("SCP_BENCH_QUICK").is_ok_and(|value| value != "0");
+        let scpd = std::env::var("SCP_BENCH_SCPD").context("SCP_BENCH_SCPD names the scpd to measure")?;
+        let count = |name: &str, quickly: usize, usually: usize| match std::env::var(name) {
+            Ok(text) => text.parse().with_context(|| format!("{name} is a number, not {text:?}")),
+            Err(_) => Ok(if quick { quickly } else { usually }),
+        };
+        let (disk, memory) = (("disk", PathBuf::from("/var/tmp")), ("tmpfs", PathBuf::from("/dev/shm")));
+        Ok(Self {
+            pairs: count("SCP_BENCH_PAIRS", 3, 7)?,
+            kills: count("SCP_BENCH_KILLS", 5, 50)?,
+            regimes: if quick { vec![disk] } else { vec![disk, memory] },
+            only: std::env::var("SCP_BENCH_ONLY").ok(),
+            scpd: scpd.into(),
+        })
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.split(',').any(|asked| asked == name))
+    }
+}
+
 fn main() -> Result<()> {
-    let quick = std::env::var("SCP_BENCH_QUICK").is_ok_and(|value| value != "0");
-    let scpd = std::env::var("SCP_BENCH_SCPD").context("SCP_BENCH_SCPD names the scpd to measure")?;
-    let (disk, memory) = (("disk", PathBuf::from("/var/tmp")), ("tmpfs", PathBuf::from("/dev/shm")));
-    let plan = Plan {
-        pairs: if quick { 3 } else { 7 },
-        regimes: if quick { vec![disk] } else { vec![disk, memory] },
-        failovers: if quick { 5 } else { 50 },
-        scpd: scpd.into(),
-    };
+    let plan = Plan::of_environment()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let load = std::fs::read_to_string("/proc/loadavg")?;
     eprintln!("kv: load before it began: {}", load.trim());
@@ -96,19 +118,32 @@ async fn regime_of(plan: &Plan, regime: &str, dir: &Path) -> Result<()> {
     both.etcd_writes(64).await?;
     both.writes(64).await?;
     for clients in CLIENTS {
+        let name = format!("writes_{clients}");
+        if !plan.wants(&name) {
+            continue;
+        }
         let _awake = if clients <= SLEEPY_CLIENTS_MAX { Some(spinner()?) } else { None };
         let mut pairs = Vec::new();
         for _ in 0..plan.pairs {
             pairs.push((both.etcd_writes(clients).await?, both.writes(clients).await?));
         }
         let goal = [(64, 5.0), (1_000, 10.0)].into_iter().find(|(at, _)| *at == clients);
-        report(&format!("writes_{clients}"), regime, &pairs, goal.map(|(_, goal)| goal));
+        report(&name, regime, &pairs, goal.map(|(_, goal)| goal));
     }
-    reads(plan, regime, &both).await?;
-    http(plan, regime, &both).await?;
-    count_syncs(regime, &both, dir).await?;
-    if regime == "disk" {
-        failovers(plan.failovers, &mut both).await?;
+    if plan.wants("reads_1000") {
+        reads(plan, regime, &both).await?;
+    }
+    if plan.wants("http_writes_1000") {
+        http(plan, regime, &both).await?;
+    }
+    if plan.wants("watch_5000") {
+        watched(plan, regime, &both).await?;
+    }
+    if plan.wants("syncs") {
+        count_syncs(regime, &both, dir).await?;
+    }
+    if regime == "disk" && plan.wants("failover") {
+        failovers(plan.kills, &mut both).await?;
     }
     Ok(())
 }
@@ -126,7 +161,7 @@ impl Both {
             || self.etcd_cpu(),
             move |client| {
                 let connection = connections[client % connections.len()].clone();
-                let id = Uuid::new_v4();
+                let id = Uuid::now_v7();
                 async move { connection.put(id.as_bytes().to_vec(), city::value(id).into_bytes()).await }
             },
         )
@@ -163,7 +198,7 @@ impl Both {
                     id: None,
                     name: format!("k{}", next.fetch_add(1, Ordering::Relaxed)),
                     project: Some(city.project.to_string()),
-                    public_key: city::value(Uuid::new_v4()),
+                    public_key: city::value(Uuid::now_v7()),
                 };
                 async move {
                     connection.create_keypair(&order).await?;
@@ -236,6 +271,20 @@ async fn http(plan: &Plan, regime: &str, both: &Both) -> Result<()> {
     Ok(())
 }
 
+async fn watched(plan: &Plan, regime: &str, both: &Both) -> Result<()> {
+    let mut pairs = Vec::new();
+    for _ in 0..plan.pairs {
+        tokio::time::sleep(SETTLE).await;
+        let theirs = both.etcd_told().await?;
+        tokio::time::sleep(SETTLE).await;
+        pairs.push((theirs, both.told().await?));
+    }
+    report(&format!("watch_{}", watch::WATCHERS), regime, &pairs, None);
+    let per_second = median(pairs.iter().map(|(_, ours)| ours.per_second)).round();
+    print_goal("watch_events_per_second", regime, per_second, (">=", watch::PER_SECOND, "events/s"));
+    Ok(())
+}
+
 fn print_goal(name: &str, regime: &str, value: f64, (sign, goal, unit): (&str, f64, &str)) {
     let met = if sign == ">=" { value >= goal } else { value <= goal };
     let bound = format!("{sign} {goal}");
@@ -287,7 +336,7 @@ async fn failovers(count: usize, both: &mut Both) -> Result<()> {
         ours.push(
             until_written(move || {
                 let connection = connection.clone();
-                let id = Uuid::new_v4();
+                let id = Uuid::now_v7();
                 let name = format!("f{}", next.fetch_add(1, Ordering::Relaxed));
                 async move {
                     let name = name.parse()?;

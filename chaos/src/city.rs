@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 use crate::{clocks::Clocks, scenario::Scenario};
 
 /// Where `scpd` listens for root on each server, as it does by default.
-const SOCKET: &str = "/run/scp/scpd.sock";
+pub const SOCKET: &str = "/run/scp/scpd.sock";
 pub const DATA_DIR: &str = "/var/lib/scp";
 /// Generous; what is waited for takes seconds on an idle machine.
 pub const SOON: Duration = Duration::from_secs(90);

@@ -90,7 +90,9 @@ mod linear;
 pub mod report;
 mod run;
 pub mod scenario;
+mod seen;
 mod vms;
+mod watch;
 pub mod workload;
 
-pub use run::{Options, play};
+pub use run::{Options, Played, play};

@@ -1,9 +1,18 @@
 //! `scp-chaos`: plays scenarios. See the crate's documentation for what they look like.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+use anyhow::{Context, Result};
 use clap::Parser;
-use scp_chaos::{Options, play};
+use scp_chaos::{Options, Played, play};
+use scp_chronicle::{
+    columns::{self, Colours},
+    page::page,
+};
 
 /// Plays scenarios of faults on a real city and judges what clients saw
 #[derive(Debug, Parser)]
@@ -30,6 +39,12 @@ struct Flags {
     /// Where history and logs are kept when a scenario fails
     #[arg(long, default_value = "/var/tmp/scp-chaos", value_name = "DIR")]
     out: PathBuf,
+    /// Who did what, when, in columns: a lane a node
+    #[arg(long)]
+    report: bool,
+    /// Write each run into this directory, as a page for a browser: SCENARIO.html
+    #[arg(long, value_name = "DIR")]
+    html: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -38,10 +53,11 @@ fn main() -> ExitCode {
     let options =
         Options { short: flags.short, seed, binaries: flags.binaries, guest: flags.guest, out: flags.out };
     let mut is_good = true;
+    let (columns, pages) = (flags.report, flags.html.as_deref());
     for path in &flags.scenarios {
-        match play(path, &options) {
-            Ok(report) => {
-                eprint!("{report}");
+        let told = play(path, &options).and_then(|played| tell(&played, columns, pages).map(|()| played));
+        match told {
+            Ok(Played { report, .. }) => {
                 if flags.json {
                     println!("{}", report.json());
                 }
@@ -54,4 +70,20 @@ fn main() -> ExitCode {
         }
     }
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn tell(Played { report, record }: &Played, columns: bool, pages: Option<&Path>) -> Result<()> {
+    if columns {
+        let colours = if std::io::stderr().is_terminal() { Colours::Ansi } else { Colours::None };
+        eprint!("\n{}", columns::report(record, colours));
+    }
+    eprint!("{report}");
+    if let Some(dir) = pages {
+        std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+        let path = dir.join(format!("{}.html", report.scenario));
+        std::fs::write(&path, page(record))
+            .with_context(|| format!("{} cannot be written", path.display()))?;
+        eprintln!("\n  page: {}", path.display());
+    }
+    Ok(())
 }

@@ -10,6 +10,8 @@ use crate::history::{Micros, seconds};
 #[derive(Debug, Clone, Default)]
 pub struct Blow {
     pub fault: &'static str,
+    /// In a picture; none: nothing goes wrong by it.
+    pub seen: Option<scp_chronicle::Fault>,
     pub targets: Vec<String>,
     pub at: Micros,
     /// When it had been taken back.

@@ -13,6 +13,7 @@ use scp_api::{
     client::collect,
     v1::{Consistency, EventQuery, LIMIT_MAX, ListQuery},
 };
+use scp_chronicle::{Record, page::page};
 use scp_servers::{pause, wait_until};
 
 use crate::{
@@ -22,7 +23,9 @@ use crate::{
     judge::{Holding, judge},
     report::{Blow, Report, longest_gap},
     scenario::{Fault, Scenario, Step, Target},
+    seen::{self, Sources},
     vms::{self, VmWatch},
+    watch::Watch,
     workload::Workload,
 };
 
@@ -39,8 +42,15 @@ pub struct Options {
     pub out: PathBuf,
 }
 
+/// What a run found out, and what was seen of it.
+#[derive(Debug)]
+pub struct Played {
+    pub report: Report,
+    pub record: Record,
+}
+
 /// Plays the scenario of a file. An error is not a verdict: it could not be played to the end.
-pub fn play(path: &Path, options: &Options) -> Result<Report> {
+pub fn play(path: &Path, options: &Options) -> Result<Played> {
     let scenario = Scenario::read(path, options.short)?;
     eprintln!("\n{}: {}\n  seed {}", scenario.name, scenario.about, options.seed);
     let clock = Clock::start();
@@ -51,6 +61,7 @@ pub fn play(path: &Path, options: &Options) -> Result<Report> {
         wall_ms: u64::try_from(wall_ms.as_millis()).context("the clock is far in the future")?,
         random: StdRng::seed_from_u64(options.seed),
         vms: None,
+        watch: Watch::start(clock)?,
         blows: Vec::new(),
         downs: BTreeMap::new(),
         violations: Vec::new(),
@@ -70,11 +81,15 @@ pub fn play(path: &Path, options: &Options) -> Result<Report> {
     };
     run.violations.extend(judge(&history, &holdings));
     let mut report = run.report(&scenario, options, &history);
+    let again = format!("cargo run -p scp-chaos -- --seed {} {}", options.seed, path.display());
+    let record = run.record((&scenario, &report, &history), again);
     if !report.is_good() {
-        report.kept = Some(keep(&run.city, &scenario.name, options, Some(&history))?);
+        let dir = keep(&run.city, &scenario.name, options, Some(&history))?;
+        fs::write(dir.join("run.html"), page(&record)).context("the page cannot be written")?;
+        report.kept = Some(dir);
     }
     run.city.servers.end()?;
-    Ok(report)
+    Ok(Played { report, record })
 }
 
 /// Saves what explains a failure: the history, and each server's log.
@@ -100,6 +115,7 @@ struct Run {
     random: StdRng,
     /// Only where there are VMs.
     vms: Option<VmWatch>,
+    watch: Watch,
     blows: Vec<Blow>,
     /// When the city said that a node is down: by event, the time on our clock and the node's id.
     downs: BTreeMap<u64, (Micros, String)>,
@@ -125,6 +141,7 @@ impl Run {
     fn play(&mut self, scenario: &Scenario) -> Result<(History, Vec<Holding>)> {
         self.calm().context("the city does not become healthy")?;
         self.talk("the city is healthy; clients begin");
+        self.watch.follow(&self.city);
         let load = Workload::start(&scenario.load, &self.city, self.clock)?;
         for name in self.city.members.keys() {
             load.add_node(name, self.city.api_address(name)?)?;
@@ -208,6 +225,7 @@ impl Run {
         let last_note = fault::take_back(&mut self.city, step, &targets)
             .with_context(|| format!("{word} cannot be taken back"))?;
         let back = self.clock.now();
+        self.watch.follow(&self.city);
         if step.fault == Fault::Join {
             for name in &targets {
                 load.add_node(name, self.city.api_address(name)?)?;
@@ -228,6 +246,7 @@ impl Run {
         let ran_twice = self.vms.as_ref().map(|vms| vms.ran_twice(at, self.clock.now()));
         let blow = Blow {
             fault: word,
+            seen: seen::kind(step),
             targets,
             at,
             back,
@@ -348,6 +367,27 @@ impl Run {
             applied: self.city.status(name)?.applied_index,
             departments: departments.into_iter().map(|it| (it.id, it.name)).collect(),
             registers: values,
+        })
+    }
+
+    /// What was seen, for people.
+    fn record(&self, told: (&Scenario, &Report, &History), again: String) -> Record {
+        let (scenario, report, history) = told;
+        let nodes = self.city.servers.servers.iter().map(|server| server.name.clone());
+        let ids = self.city.members.iter().map(|(name, id)| (id.clone(), name.clone()));
+        let vms = self.vms.as_ref();
+        let names = vms.map_or_else(Vec::new, |_| vms::names(&self.city));
+        let servers = self.city.servers.names();
+        seen::record(&Sources {
+            scenario,
+            report,
+            history,
+            nodes: nodes.collect(),
+            names: ids.chain(names).collect(),
+            sightings: self.watch.sightings(),
+            vms: vms.map_or_else(Vec::new, |vms| vms.sightings(&servers)),
+            downs: self.downs.values().cloned().collect(),
+            again,
         })
     }
 

@@ -107,9 +107,35 @@ fn ours(city: &City, processes: Vec<VmProcess>) -> Vec<(VmProcess, String)> {
     processes.into_iter().filter_map(|process| Some((process.clone(), on(&process)?.name.clone()))).collect()
 }
 
+/// A VM's process on a server, as long as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// Its id.
+    pub vm: String,
+    pub server: String,
+    pub from: Micros,
+    pub to: Micros,
+}
+
+/// From one moment to another.
+type Span = (Micros, Micros);
+
+/// A process that was not seen for so long did not run meanwhile: three looks.
+const UNSEEN_MAX: Micros = 150_000;
+
+/// Ids and names of all VMs; none if nobody answers.
+pub fn names(city: &City) -> Vec<(String, String)> {
+    let ask =
+        |name: &String| city.ask(name, |client| async move { client.list_vms(ListQuery::default()).await });
+    let vms = city.members.keys().find_map(|name| ask(name).ok());
+    vms.into_iter().flat_map(|vms| vms.items).map(|vm| (vm.id, vm.name)).collect()
+}
+
 /// What was seen so far.
 #[derive(Debug, Default)]
 struct Seen {
+    /// From when to when each process ran, by pid and namespace, with its VM.
+    spans: BTreeMap<(u32, u64), (String, Vec<Span>)>,
     /// When each process was first seen, by pid.
     first: BTreeMap<u32, Micros>,
     /// From when to when a VM had two processes that could run.
@@ -120,6 +146,14 @@ impl Seen {
     fn look(&mut self, at: Micros, running: &[VmProcess], last: Option<Micros>) -> Option<Micros> {
         for process in running {
             self.first.entry(process.pid).or_insert(at);
+            let (_, spans) = self
+                .spans
+                .entry((process.pid, process.namespace))
+                .or_insert_with(|| (process.uuid.clone(), Vec::new()));
+            match spans.last_mut().filter(|span| at - span.1 <= UNSEEN_MAX) {
+                Some(span) => span.1 = at,
+                None => spans.push((at, at)),
+            }
         }
         let different: BTreeSet<&str> = running.iter().map(|process| process.uuid.as_str()).collect();
         if different.len() == running.len() {
@@ -162,6 +196,21 @@ impl VmWatch {
             }
         });
         Self { seen, stop, thread: Some(thread) }
+    }
+
+    /// Everything that ran on these servers, by namespace.
+    pub fn sightings(&self, servers: &BTreeMap<u64, String>) -> Vec<Sighting> {
+        let seen = lock(&self.seen);
+        let spans =
+            seen.spans.iter().filter_map(|((_, namespace), ran)| Some((servers.get(namespace)?, ran)));
+        let spans = spans.flat_map(|(server, (vm, spans))| spans.iter().map(move |span| (server, vm, span)));
+        let sighting = |(server, vm, span): (&String, &String, &Span)| Sighting {
+            vm: vm.clone(),
+            server: server.clone(),
+            from: span.0,
+            to: span.1,
+        };
+        spans.map(sighting).collect()
     }
 
     /// From a moment to the first process that had not been seen before.
@@ -207,6 +256,7 @@ mod tests {
         }
         assert_eq!(seen.doubles, [(10, 20), (40, 40)]);
         assert_eq!(seen.first[&2], 10);
+        assert_eq!(seen.spans[&(2, 2)], ("vm".to_string(), vec![(10, 40)]));
     }
 
     #[test]

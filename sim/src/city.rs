@@ -25,6 +25,7 @@ use crate::{
     linear,
     net::SharedNet,
     options::{Faults, Options},
+    recorder::{Recorder, SharedRecord},
     workload::{self, Done, Ledger, Outcomes, Task, What, name, request_id},
     world::World,
 };
@@ -44,6 +45,8 @@ pub struct Settings {
     pub quiet_ms: Option<u64>,
     /// Print what happens while it happens.
     pub aloud: bool,
+    /// Write down here what a person wants to see of it.
+    pub record: Option<SharedRecord>,
 }
 
 /// How a run ended.
@@ -95,7 +98,8 @@ impl City {
                 let world = World::new(rng.fork());
                 Host::new(number, &options, scratch.path(), world)
             })
-            .collect();
+            .collect::<Vec<_>>();
+        net.lock().trace.recorder = settings.record.clone().map(|it| Recorder::new(it, &hosts, &options));
         let laws = Laws::new(&options);
         Self {
             options,
@@ -131,7 +135,7 @@ impl City {
 
     fn phases(&mut self) -> Result<(), Violation> {
         self.found()?;
-        self.say("city", format!("founded: {:?}", self.options));
+        self.begin_phase(format!("founded: {:?}", self.options), "the city is founded; faults begin");
         let mut faulter = Faulter::new(self.rng.fork());
         let mut clients = Clients::new(self.rng.fork(), self.options.clients, self.options.think_ms);
         let end_us = self.now_us + self.options.safety_ms * 1000;
@@ -140,7 +144,7 @@ impl City {
             clients.step(self);
             self.tick()?;
         }
-        self.say("city", "safety phase over: everything is healed");
+        self.begin_phase("safety phase over: everything is healed", "all is healed; the city settles");
         faulter.heal(self);
         clients.stop();
         self.until("every client has its answers", |city| {
@@ -207,12 +211,14 @@ impl City {
                 host.world.running().into_iter().map(move |(vm, epoch)| (id, vm, epoch)).collect::<Vec<_>>()
             };
             let running: Vec<_> = self.hosts.iter().flat_map(running).collect();
+            self.record_running(at, &running);
             self.laws.starts(&running, &self.hosts)?;
             self.checks.instances(&running)?;
         }
         match news {
             None => Ok(()),
             Some((id, news)) => {
+                self.record_news(at, &news);
                 self.checks.process(id, &news)?;
                 self.laws.front(&news.state, &self.hosts)
             }
@@ -234,6 +240,7 @@ impl City {
 
     pub fn kill(&mut self, at: usize) {
         self.hosts[at].kill();
+        self.record_kill(at);
         let id = self.hosts[at].id;
         self.checks.restarted(id);
     }

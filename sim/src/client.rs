@@ -1,10 +1,12 @@
 //! Clients: ask, wait, repeat elsewhere.
 
+use scp_chronicle::Outcome as Seen;
 use scp_model::RequestId;
 
 use crate::{
     city::{City, WINDOW_US},
     entropy::SplitMix,
+    recorder,
     workload::{self, Done, Outcome, Task, request_id},
 };
 
@@ -29,6 +31,18 @@ struct Asking {
     task: Task,
     begun_us: u64,
     asked_us: u64,
+    /// The host that is asked, and since when; none: it has answered.
+    on: Option<(usize, u64)>,
+}
+
+impl Asking {
+    /// The host that was asked has answered, or is not waited for any longer.
+    fn over(&mut self, city: &City, (ended_us, outcome): (Option<u64>, Seen)) {
+        if let Some((at, begun_us)) = self.on.take() {
+            let node = Some(at);
+            city.record_asking(&self.task, recorder::Asking { node, begun_us, ended_us, outcome });
+        }
+    }
 }
 
 impl Clients {
@@ -61,8 +75,10 @@ impl Clients {
         match &mut client.asking {
             Some(asking) if now_us - asking.asked_us > PATIENCE_US => {
                 asking.asked_us = now_us;
+                asking.over(city, (None, Seen::Unknown));
                 let task = asking.task.clone();
-                self.ask(city, task, 0);
+                let at = self.ask(city, task, 0);
+                self.asked(number, (at, now_us));
             }
             Some(_) => {}
             None if self.stopped || now_us < client.next_us => {}
@@ -74,15 +90,23 @@ impl Clients {
                 // host's instants are up to a millisecond early.
                 let delay_ms = self.rng.below(WINDOW_US / 1000);
                 let begun_us = now_us + delay_ms.saturating_sub(2) * 1000;
-                client.asking = Some(Asking { task: task.clone(), begun_us, asked_us: now_us });
-                self.ask(city, task, delay_ms);
+                client.asking = Some(Asking { task: task.clone(), begun_us, asked_us: now_us, on: None });
+                let at = self.ask(city, task, delay_ms);
+                self.asked(number, (at, begun_us));
             }
         }
     }
 
-    /// Gives the task to a node that runs, if the one that was picked does.
-    fn ask(&mut self, city: &City, task: Task, delay_ms: u64) {
-        let host = self.rng.pick(&city.hosts);
+    fn asked(&mut self, number: usize, on: (usize, u64)) {
+        if let Some(asking) = &mut self.clients[number].asking {
+            asking.on = Some(on);
+        }
+    }
+
+    /// Gives the task to a node that runs, if the one that was picked does; says which was picked.
+    fn ask(&mut self, city: &City, task: Task, delay_ms: u64) -> usize {
+        let at = self.rng.below(city.hosts.len() as u64) as usize;
+        let host = &city.hosts[at];
         if let Some(process) = host.process() {
             let (door, time) = (process.door.clone(), host.time.clone());
             let outcomes = city.outcomes.clone();
@@ -91,6 +115,7 @@ impl Clients {
                 workload::carry_out(door, time, task, outcomes).await;
             });
         }
+        at
     }
 
     fn take(&mut self, city: &mut City, done: &Done) {
@@ -100,6 +125,7 @@ impl Clients {
         let Some(asking) = client.asking.as_mut().filter(|asking| same(asking, task.request)) else {
             return;
         };
+        asking.over(city, (Some(*at_us), seen(outcome)));
         if let Outcome::Failed(_) = outcome {
             city.ledger.failed += 1;
             // Asked again at the next step.
@@ -114,10 +140,20 @@ impl Clients {
     /// What never got an answer.
     pub fn abandon(&mut self, city: &mut City) {
         for client in &mut self.clients {
-            if let Some(asking) = client.asking.take() {
+            if let Some(mut asking) = client.asking.take() {
+                asking.over(city, (None, Seen::Unknown));
                 city.ledger.abandoned(asking.begun_us, &asking.task);
             }
         }
+    }
+}
+
+fn seen(outcome: &Outcome) -> Seen {
+    match outcome {
+        Outcome::Read(_) => Seen::Ok,
+        Outcome::Answered(answer) if answer.result.is_ok() => Seen::Ok,
+        Outcome::Answered(_) => Seen::Refused,
+        Outcome::Failed(_) => Seen::Failed,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Faults: drawn from the seed, begun, and ended.
 
+use scp_chronicle::{Fault as Seen, What};
 use scp_raft::sim::Loss;
 
 use crate::{city::City, entropy::SplitMix, net::Link};
@@ -53,6 +54,29 @@ enum Stop {
     PowerCut,
 }
 
+/// Whom a fault meets, as a person sees it, and when it ends by itself.
+type Met = (usize, Seen, Option<u64>);
+
+/// Says it; `met` is for the eyes only.
+fn strike(city: &City, who: &str, text: impl Into<String>, met: impl IntoIterator<Item = Met>) {
+    let (now_us, text) = (city.now_us(), text.into());
+    let trace = &mut city.net.lock().trace;
+    for (node, fault, until) in met {
+        trace.record(now_us, || What::FaultBegan { fault, node, until, text: text.clone() });
+    }
+    trace.told(now_us / 1000, who, text);
+}
+
+/// These are over.
+fn over(city: &City, nodes: std::ops::Range<usize>, faults: &[Seen]) {
+    let trace = &mut city.net.lock().trace;
+    for node in nodes {
+        faults
+            .iter()
+            .for_each(|fault| trace.record(city.now_us(), || What::FaultEnded { fault: *fault, node }));
+    }
+}
+
 impl Faulter {
     pub fn new(rng: SplitMix) -> Self {
         Self { rng, next_us: 0, ends: Vec::new() }
@@ -81,6 +105,7 @@ impl Faulter {
         while let Some((_, end)) = self.ends.pop() {
             self.end(city, end);
         }
+        over(city, 0..city.hosts.len(), &Seen::ALL);
         city.net.lock().heal();
         for at in 0..city.hosts.len() {
             let host = &mut city.hosts[at];
@@ -143,13 +168,15 @@ impl Faulter {
                 }
             }
             Kind::Pause => {
-                city.say(&name, format!("stands still for {for_ms} ms"));
+                let met = [(at, Seen::Pause, Some(until_us))];
+                strike(city, &name, format!("stands still for {for_ms} ms"), met);
                 city.hosts[at].paused_until_us = until_us;
             }
             Kind::Partition => self.partition(city, until_us),
             Kind::Cut => {
                 let to = self.rng.below(city.hosts.len() as u64) as usize;
-                city.say(&name, format!("nothing from it reaches {} for {for_ms} ms", city.hosts[to].name));
+                let text = format!("nothing from it reaches {} for {for_ms} ms", city.hosts[to].name);
+                strike(city, &name, text, [(at, Seen::OneWay, None)]);
                 let (from, to) = (city.hosts[at].id, city.hosts[to].id);
                 city.net.lock().cut(from, to);
                 self.ends.push((until_us, End::HealNet));
@@ -158,18 +185,25 @@ impl Faulter {
             Kind::Clock => {
                 let offset_ms = self.rng.between(0, 20_000) as i64 - 10_000;
                 let drift_ppm = self.rng.between(0, 2_000) as i64 - 1_000;
-                city.say(&name, format!("its clock jumps by {offset_ms} ms and drifts {drift_ppm} ppm"));
+                let text = format!("its clock jumps by {offset_ms} ms and drifts {drift_ppm} ppm");
+                strike(city, &name, text, [(at, Seen::Clock, None)]);
                 city.hosts[at].time.offset_ms.store(offset_ms, std::sync::atomic::Ordering::Relaxed);
                 city.hosts[at].time.set_drift(drift_ppm);
             }
             Kind::DiskFull => {
-                city.say(&name, format!("its disk is full for {for_ms} ms"));
+                strike(
+                    city,
+                    &name,
+                    format!("its disk is full for {for_ms} ms"),
+                    [(at, Seen::DiskFull, None)],
+                );
                 let used = city.hosts[at].disk.used();
                 city.hosts[at].disk.set_capacity(Some(used));
                 self.ends.push((until_us, End::FreeDisk(at)));
             }
             Kind::DiskStall => {
-                city.say(&name, format!("its disk does nothing for {for_ms} ms"));
+                let met = [(at, Seen::DiskStall, None)];
+                strike(city, &name, format!("its disk does nothing for {for_ms} ms"), met);
                 city.hosts[at].disk.set_stalled(true);
                 self.ends.push((until_us, End::FreeDisk(at)));
             }
@@ -179,7 +213,8 @@ impl Faulter {
                 }
             }
             Kind::Driver => {
-                city.say(&name, format!("its hypervisor fails often for {for_ms} ms"));
+                let met = [(at, Seen::Hypervisor, None)];
+                strike(city, &name, format!("its hypervisor fails often for {for_ms} ms"), met);
                 city.hosts[at].world.set_failing(self.rng.between(100, 900));
                 self.ends.push((until_us, End::Drivers(at)));
             }
@@ -193,14 +228,14 @@ impl Faulter {
         }
         let name = city.hosts[at].name.to_string();
         if how == Stop::PowerCut {
-            city.say(&name, "loses power");
+            strike(city, &name, "loses power", [(at, Seen::Power, None)]);
             // The disk goes first, in the middle of what it is just about to do.
             let disk = &city.hosts[at].disk;
             disk.crash_at(disk.operations() + self.rng.below(OPERATIONS_LEFT_MAX));
             self.ends.push((city.now_us() + 1, End::Dark(at, until_us)));
             return;
         }
-        city.say(&name, "its process is killed");
+        strike(city, &name, "its process is killed", [(at, Seen::Crash, None)]);
         city.kill(at);
         city.hosts[at].disk = city.hosts[at].disk.crash(Loss::Nothing);
         self.ends.push((until_us, End::Start(at)));
@@ -223,7 +258,12 @@ impl Faulter {
             on.map(|(host, _)| host.name.to_string()).collect::<Vec<_>>().join(",")
         };
         let arrow = if both_ways { "|" } else { "-|" };
-        city.say("net", format!("partition {} {arrow} {}", names(true), names(false)));
+        // The smaller side is the one that is cut off; one way, the one that is not heard.
+        let fewer = side.iter().filter(|on| **on).count() * 2 <= side.len();
+        let (cut_off, fault) = if both_ways { (fewer, Seen::Partition) } else { (true, Seen::OneWay) };
+        let met = side.iter().enumerate().filter(|(_, on)| **on == cut_off).map(|(at, _)| (at, fault, None));
+        let met = met.filter(|_| side.windows(2).any(|pair| pair[0] != pair[1]));
+        strike(city, "net", format!("partition {} {arrow} {}", names(true), names(false)), met);
         let mut net = city.net.lock();
         for (a, on_a) in city.hosts.iter().zip(&side) {
             for (b, on_b) in city.hosts.iter().zip(&side) {
@@ -239,13 +279,16 @@ impl Faulter {
     fn bad_link(&mut self, city: &City, kind: Kind, at: usize, until_us: u64) {
         let to = self.rng.below(city.hosts.len() as u64) as usize;
         let good = city.options.link;
-        let link = if kind == Kind::SlowLink {
-            Link { delay_us: self.rng.between(20_000, 400_000), ..good }
-        } else {
-            Link { loss_permille: self.rng.between(50, 500), ..good }
-        };
         let (from, to) = (&city.hosts[at], &city.hosts[to]);
-        city.say(from.name.as_str(), format!("its link to {} is {link:?}", to.name));
+        let (link, fault, how) = if kind == Kind::SlowLink {
+            let link = Link { delay_us: self.rng.between(20_000, 400_000), ..good };
+            (link, Seen::Slow, format!("takes {} ms", link.delay_us / 1000))
+        } else {
+            let link = Link { loss_permille: self.rng.between(50, 500), ..good };
+            (link, Seen::Lossy, format!("loses {} ‰", link.loss_permille))
+        };
+        let text = format!("its link to {} {how}", to.name);
+        strike(city, from.name.as_str(), text, [(at, fault, None)]);
         city.net.lock().set_link(from.id, to.id, link);
         self.ends.push((until_us, End::HealNet));
     }
@@ -255,19 +298,24 @@ impl Faulter {
             End::Dark(at, until_us) => self.go_dark(city, at, until_us),
             End::Start(at) if city.hosts[at].is_running() => {}
             End::Start(at) => {
+                over(city, at..at + 1, &[Seen::Crash, Seen::Power]);
                 city.say(&city.hosts[at].name.to_string(), "starts");
                 city.start(at);
             }
             End::HealNet => {
+                let faults = [Seen::Partition, Seen::OneWay, Seen::Slow, Seen::Lossy];
+                over(city, 0..city.hosts.len(), &faults);
                 city.say("net", "healed");
                 city.net.lock().heal();
             }
             End::FreeDisk(at) => {
+                over(city, at..at + 1, &[Seen::DiskFull, Seen::DiskStall]);
                 city.say(&city.hosts[at].name.to_string(), "its disk is well again");
                 city.hosts[at].disk.set_capacity(None);
                 city.hosts[at].disk.set_stalled(false);
             }
             End::Drivers(at) => {
+                over(city, at..at + 1, &[Seen::Hypervisor]);
                 city.say(&city.hosts[at].name.to_string(), "its hypervisor is well again");
                 city.hosts[at].world.set_failing(0);
             }

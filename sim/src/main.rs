@@ -5,6 +5,7 @@
 
 #[cfg(feature = "mutations")]
 mod mutants;
+mod told;
 
 use std::{
     ops::Range,
@@ -18,6 +19,7 @@ use rustix::time::ClockId;
 use scp_sim::{
     city::{City, Settings, Verdict},
     curve, entropy,
+    recorder::SharedRecord,
 };
 
 /// So many of the seeded bugs the simulator has to find, in percent.
@@ -63,6 +65,12 @@ struct Flags {
     /// Print the digest of everything that happened
     #[arg(long)]
     trace_hash: bool,
+    /// Print who did what, when, in columns: a lane a node
+    #[arg(long, requires = "seed", conflicts_with_all = ["json", "replay"])]
+    report: bool,
+    /// Write the run into this file, as a page for a browser
+    #[arg(long, value_name = "FILE", requires = "seed")]
+    html: Option<std::path::PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,7 +112,7 @@ fn main() -> Result<ExitCode> {
         }
     }
     match (flags.seed, &flags.seeds, flags.minutes) {
-        (Some(seed), None, None) => Ok(one(seed, &flags)),
+        (Some(seed), None, None) => one(seed, &flags),
         (None, Some(range), None) => many(range.clone(), None),
         (None, None, Some(minutes)) => {
             let first = u64::from(std::process::id()) << 20;
@@ -158,7 +166,7 @@ fn hunt(seeds: u64, json: bool) -> Result<ExitCode> {
     Ok(if found * 100 >= seeded * FOUND_PERCENT_MIN { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn one(seed: u64, flags: &Flags) -> ExitCode {
+fn one(seed: u64, flags: &Flags) -> Result<ExitCode> {
     if !flags.json {
         println!("seed {seed}");
     }
@@ -167,7 +175,9 @@ fn one(seed: u64, flags: &Flags) -> ExitCode {
         nodes: flags.nodes.map(|nodes| nodes as usize),
         quiet_ms: flags.quiet.map(|seconds| seconds * 1000),
         aloud: flags.replay,
+        record: (flags.report || flags.html.is_some()).then(SharedRecord::default),
     };
+    let record = settings.record.clone();
     // A thread of its own: thread-local generators begin afresh.
     let run = std::thread::spawn(move || {
         let _seeded = entropy::seed(seed);
@@ -177,13 +187,15 @@ fn one(seed: u64, flags: &Flags) -> ExitCode {
         (verdict, [ended[0] - begun[0], ended[1] - begun[1]])
     });
     let Ok((verdict, [wall_s, cpu_s])) = run.join() else {
+        told::tell(record, flags, None)?;
         println!("verdict: PANIC with seed {seed}");
-        return ExitCode::FAILURE;
+        return Ok(ExitCode::FAILURE);
     };
+    told::tell(record, flags, Some(&verdict))?;
     let code = if verdict.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if flags.json {
         println!("{}", as_json(seed, &verdict, [wall_s, cpu_s]));
-        return code;
+        return Ok(code);
     }
     if flags.trace_hash {
         println!("trace {:016x}", verdict.digest);
@@ -201,13 +213,13 @@ fn one(seed: u64, flags: &Flags) -> ExitCode {
     match verdict.violation {
         None => println!("verdict: ok ({work})"),
         Some(violation) => {
-            if !flags.replay {
+            if !flags.replay && !flags.report {
                 println!("{}", verdict.report);
             }
             println!("verdict: VIOLATION with seed {seed}: {} ({work})", violation.0);
         }
     }
-    code
+    Ok(code)
 }
 
 fn as_json(seed: u64, verdict: &Verdict, [wall_s, cpu_s]: [f64; 2]) -> serde_json::Value {
@@ -266,7 +278,7 @@ fn many(range: Range<u64>, at_most: Option<Duration>) -> Result<ExitCode> {
     let passed = passed.into_inner();
     println!("{passed} passed, {} failed", failed.len());
     for seed in &failed {
-        println!("again: scp-sim --seed {seed} --replay");
+        println!("again: scp-sim --seed {seed} --report");
     }
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

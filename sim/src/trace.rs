@@ -2,6 +2,10 @@
 
 use std::fmt::Write as _;
 
+use scp_chronicle::What;
+
+use crate::recorder::Recorder;
+
 /// How many of the last lines are kept for the report of a failure.
 const LINES_MAX: usize = 20_000;
 
@@ -13,6 +17,8 @@ pub struct Trace {
     lines: std::collections::VecDeque<Line>,
     /// Print lines as they come.
     pub aloud: bool,
+    /// Only where somebody wants to see the run.
+    pub recorder: Option<Recorder>,
 }
 
 /// One readable event.
@@ -25,7 +31,13 @@ pub struct Line {
 
 impl Default for Trace {
     fn default() -> Self {
-        Self { digest: 0xcbf2_9ce4_8422_2325, events: 0, lines: Default::default(), aloud: false }
+        Self {
+            digest: 0xcbf2_9ce4_8422_2325,
+            events: 0,
+            lines: Default::default(),
+            aloud: false,
+            recorder: None,
+        }
     }
 }
 
@@ -54,6 +66,26 @@ impl Trace {
     /// An event that a person wants to read.
     pub fn line(&mut self, at_ms: u64, who: impl Into<String>, what: impl Into<String>) {
         let line = Line { at_ms, who: who.into(), what: what.into() };
+        if let Some(recorder) = &self.recorder {
+            recorder.line(at_ms * 1000, &line.who, &line.what);
+        }
+        self.mixed(line);
+    }
+
+    /// The same for what means more than its words.
+    pub fn told(&mut self, at_ms: u64, who: impl Into<String>, what: impl Into<String>) {
+        self.mixed(Line { at_ms, who: who.into(), what: what.into() });
+    }
+
+    /// Only for the eyes: the digest knows nothing of it.
+    pub fn record(&mut self, at_us: u64, what: impl FnOnce() -> What) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.what(at_us, what());
+        }
+    }
+
+    fn mixed(&mut self, line: Line) {
+        let at_ms = line.at_ms;
         self.mix(at_ms);
         self.mix_text(&line.who);
         self.mix_text(&line.what);

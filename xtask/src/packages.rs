@@ -34,12 +34,15 @@ pub enum Step {
     Verify,
     /// Measuring beside etcd.
     BesideEtcd,
+    /// Opening pages in tests.
+    Browser,
 }
 
 /// Every package that any step needs: which, for what, and why.
 const TABLE: &[(Step, &str, &str)] = &[
     (Step::BesideEtcd, "etcd-server", "the peer that the city is measured beside"),
     (Step::BesideEtcd, "strace", "counts both sides' syncs"),
+    (Step::Browser, "chromium", "opens the pages of runs, in tests"),
     (Step::Build, "gcc", "links Rust programs and compiles the C inside crates"),
     (Step::Build, "libc6-dev", "headers for gcc"),
     (Step::Build, "libvirt-dev", "headers of libvirt, for the compute driver"),

@@ -75,7 +75,7 @@ fn passed_of(summary: &str) -> usize {
 
 /// Runs the steps of these names, or all.
 pub fn test(names: &[String]) -> Result<()> {
-    packages::install(&[Step::Build, Step::Guest, Step::Servers, Step::Fuzz])?;
+    packages::install(&[Step::Build, Step::Browser, Step::Guest, Step::Servers, Step::Fuzz])?;
     // What an earlier run, broken off, may have kept.
     end_kept()?;
     let mut counts = Counts::default();

@@ -44,10 +44,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "scp-drivers",
             "scp-api",
             "scp-node",
+            "scp-chronicle",
         ],
     ),
     ("scp-servers", &[]),
-    ("scp-chaos", &["scp-model", "scp-api", "scp-servers"]),
+    ("scp-chronicle", &[]),
+    ("scp-chaos", &["scp-model", "scp-api", "scp-servers", "scp-chronicle"]),
     ("scp-bench", &["scp-model", "scp-state", "scp-scheduler", "scp-mesh", "scp-api"]),
     ("scp-xtask", &["scp-servers"]),
 ];

@@ -8,6 +8,10 @@
 //! begins an exchange only when what it sent so far, answers included, is paid for. The larger the circle,
 //! the rarer the exchanges, and the traffic stays the same; what must be known soon travels as news.
 //!
+//! Each round chitchat turns to a few that live, and by chance to one that is dead and to one of all. The
+//! budget mostly lets only the first go. Were it always the first, those who know each other would never turn
+//! to anyone else: whoever was passed over last has every other turn.
+//!
 //! chitchat names its peers by socket address. Ours are made of node ids, one to one, and are never
 //! dialed: a node keeps its gossip address when its real one changes.
 
@@ -194,6 +198,27 @@ impl Budget {
     }
 }
 
+/// Whose turn an exchange is.
+#[derive(Debug, Default)]
+struct Turns {
+    /// In a round the dead and the one of all come last, so it is mostly one of these.
+    passed_over: Option<SocketAddr>,
+    was_passed_over: bool,
+}
+
+impl Turns {
+    /// chitchat wants to begin an exchange with `to`: with whom one begins, if it can be paid for.
+    fn take(&mut self, to: SocketAddr, is_balanced: bool) -> Option<SocketAddr> {
+        if !is_balanced {
+            self.passed_over = Some(to);
+            return None;
+        }
+        self.was_passed_over = !self.was_passed_over;
+        let waiting = self.passed_over.take_if(|_| self.was_passed_over);
+        Some(waiting.unwrap_or(to))
+    }
+}
+
 /// One circle's way to the mesh.
 pub(super) struct CircleTransport {
     pub(super) router: Arc<Router>,
@@ -209,7 +234,8 @@ impl ChitchatTransport for CircleTransport {
             Circle::Cell(_) => CELL_BUDGET,
             Circle::CityWide => CITY_WIDE_BUDGET,
         });
-        Ok(Box::new(CircleSocket { router: self.router.clone(), circle: self.circle, queue, budget }))
+        let (router, circle, turns) = (self.router.clone(), self.circle, Turns::default());
+        Ok(Box::new(CircleSocket { router, circle, queue, budget, turns }))
     }
 }
 
@@ -218,16 +244,21 @@ struct CircleSocket {
     circle: Circle,
     queue: mpsc::Receiver<(SocketAddr, ChitchatMessage)>,
     budget: Budget,
+    turns: Turns,
 }
 
 #[async_trait]
 impl Socket for CircleSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        let Some(node) = node_at(to) else { return Ok(()) };
         let is_balanced = self.budget.is_balanced();
-        if matches!(message, ChitchatMessage::Syn { .. }) && !is_balanced {
-            return Ok(());
-        }
+        let to = match message {
+            // It says who we are and what we know, and is the same for everyone.
+            ChitchatMessage::Syn { .. } => self.turns.take(to, is_balanced),
+            ChitchatMessage::SynAck { .. } | ChitchatMessage::Ack { .. } | ChitchatMessage::BadCluster => {
+                Some(to)
+            }
+        };
+        let Some(node) = to.and_then(node_at) else { return Ok(()) };
         let bytes = encode(self.circle, &message);
         self.budget.spend(bytes.len());
         // Nobody there at the moment is what gossip is made for.
@@ -272,6 +303,19 @@ mod tests {
         let read = Arrived::Exchange(Circle::CityWide.to_bytes(), ChitchatMessage::BadCluster);
         assert_eq!(decode(&bytes), Some(read));
         assert!((0..bytes.len()).all(|at| decode(&bytes[..at]).is_none()));
+    }
+
+    #[test]
+    fn whoever_is_passed_over_last_in_a_round_has_every_other_turn() {
+        let [first, second, seed] = [1, 2, 3].map(|node| address_of(NodeId(node)));
+        let mut turns = Turns::default();
+        let mut taken = Vec::new();
+        for _ in 0..4 {
+            taken.extend(turns.take(first, true));
+            assert_eq!(turns.take(second, false), None);
+            assert_eq!(turns.take(seed, false), None);
+        }
+        assert_eq!(taken, [first, first, seed, first]);
     }
 
     #[tokio::test(start_paused = true)]

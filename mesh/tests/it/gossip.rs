@@ -105,6 +105,31 @@ async fn a_city_of_several_cells_is_seen_whole_by_its_voters() {
     .await;
 }
 
+/// As after a start at which each reaches a few of the others only.
+#[tokio::test(start_paused = true)]
+async fn halves_that_did_not_know_of_each_other_become_one() {
+    let network = MemoryNetwork::new();
+    let nodes: Vec<_> = (1..=12).map(NodeId).collect();
+    let across = |(a, b): (&NodeId, &NodeId)| [(*a, *b), (*b, *a)];
+    let between: Vec<_> =
+        nodes[..6].iter().flat_map(|a| nodes[6..].iter().flat_map(move |b| across((a, b)))).collect();
+    between.iter().for_each(|(from, to)| network.cut(*from, *to));
+    let (_keep, members) = watch::channel(roster(nodes.iter().copied()));
+    let start = |id: &NodeId| Gossip::start(config(1), network.join(*id, Echo::new()), members.clone());
+    let gossips: Vec<_> = nodes.iter().map(start).collect();
+    gossips.iter().for_each(|gossip| gossip.set_fact("load", "1").expect("a good fact"));
+    for (gossip, half) in gossips.iter().zip(std::iter::repeat_n(&nodes[..6], 6)) {
+        seen(gossip, "a half knows itself", |view| {
+            half.iter().all(|id| fact(view, *id, "load").is_some() && view[id].alive)
+        })
+        .await;
+    }
+    between.iter().for_each(|(from, to)| network.heal(*from, *to));
+    for gossip in &gossips {
+        seen(gossip, "all know all", |view| nodes.iter().all(|id| fact(view, *id, "load").is_some())).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn members_that_left_the_roster_leave_the_view() {
     let network = MemoryNetwork::new();

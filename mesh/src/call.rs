@@ -30,7 +30,7 @@ use crate::{
 
 /// An attempt that takes longer has met a dead peer, a firewall or a lossy path; the next one may not.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// A gossip message that did not leave within this is worth nothing any more.
+/// A gossip message that did not leave within this, connecting included, is worth nothing any more.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whom to ask, on which lane, and how long to wait.
@@ -285,20 +285,42 @@ pub(crate) fn send(shared: &Arc<Shared>, peer: NodeId, lane: Lane, message: Byte
     if shared.cancel.is_cancelled() {
         return Err(MeshError::ShutDown);
     }
-    let link = link_now(shared, peer)?;
+    let link = link_now(shared, peer);
     if lane == Lane::Probe {
         let datagram = [&[lane.code()][..], &message].concat();
-        let sent = link.connection.send_datagram(datagram.into());
+        let sent = link?.connection.send_datagram(datagram.into());
         return sent.map_err(|error| MeshError::Broken { peer, why: error.to_string() });
     }
-    let permit = shared.peer(peer).asking(lane).try_acquire_owned();
-    let permit = permit.map_err(|_| MeshError::Busy { peer })?;
+    let known = shared.known_peer(peer).filter(|known| known.address().is_some());
+    let (link, known) = match (link, known) {
+        (Ok(link), _) => (Some(link), shared.peer(peer)),
+        // News that is lost is lost to all that would have heard it from there.
+        (Err(MeshError::Unreachable { .. }), Some(known)) => (None, known),
+        (Err(error), _) => return Err(error),
+    };
+    let permit = known.asking(lane).try_acquire_owned().map_err(|_| MeshError::Busy { peer })?;
+    let waits = shared.clone();
     shared.spawn(async move {
         // Best effort: whoever misses a message is told the same again in the next round.
-        let _ = timeout(MESSAGE_TIMEOUT, message_out(&link, lane, &message)).await;
+        let _ = timeout(MESSAGE_TIMEOUT, message_to(&waits, (&known, link), (lane, &message))).await;
         drop(permit);
     });
     Ok(())
+}
+
+async fn message_to(
+    shared: &Arc<Shared>,
+    (peer, now): (&Arc<Peer>, Option<Arc<Link>>),
+    (lane, message): (Lane, &[u8]),
+) -> std::io::Result<()> {
+    let link = match now {
+        Some(link) => link,
+        None => link(shared, peer).await.map_err(std::io::Error::other)?,
+    };
+    if link.standing == Standing::RenewOnly {
+        return Ok(());
+    }
+    message_out(&link, lane, message).await
 }
 
 async fn message_out(link: &Arc<Link>, lane: Lane, message: &[u8]) -> std::io::Result<()> {

@@ -49,6 +49,9 @@ use crate::{
 pub(crate) const IDLE: Duration = Duration::from_secs(5);
 /// A quiet connection is kept with a ping: three of them fit into [`IDLE`], so two may be lost.
 const KEEP_ALIVE: Duration = Duration::from_millis(1_500);
+/// The same for who accepted it. The dialer's pings come first, so this one is silent unless they fail, or the
+/// dialer is a user's program that sends none; two fit into [`IDLE`].
+const KEEP_ALIVE_ACCEPTED: Duration = Duration::from_millis(2_400);
 /// Assumed before the first answer; a lost first packet is repeated after three times this. Cities are
 /// wider than a room and smaller than a continent.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
@@ -403,13 +406,14 @@ async fn follow_members(shared: Arc<Shared>) {
 }
 
 fn tls_configs(identity: &Identity) -> Result<(quinn::ServerConfig, quinn::ClientConfig), rustls::Error> {
-    let transport = Arc::new(transport_config(DATAGRAM_BYTES_MAX));
     let server = tls::server(identity.chain(), identity.key.to_tls())?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
-    server.transport_config(transport.clone());
+    let mut accepting = transport_config(DATAGRAM_BYTES_MAX);
+    accepting.keep_alive_interval(Some(KEEP_ALIVE_ACCEPTED));
+    server.transport_config(Arc::new(accepting));
     let client = tls::client(identity.chain(), identity.key.to_tls(), tls::ALPN_MESH)?;
     let mut client = quinn::ClientConfig::new(Arc::new(client));
-    client.transport_config(transport);
+    client.transport_config(Arc::new(transport_config(DATAGRAM_BYTES_MAX)));
     Ok((server, client))
 }
 

@@ -49,8 +49,8 @@ pub trait Transport: Send + Sync + 'static {
     /// accepts or refuses it before this returns.
     async fn open(&self, peer: NodeId, opening: Bytes, timeout: Duration) -> Result<Duplex, MeshError>;
 
-    /// Sends a one-way message (lanes gossip and probe), best effort and without waiting. The message is
-    /// dropped while there is no connection; a connection is then begun.
+    /// Sends a one-way message (lanes gossip and probe), best effort and without waiting for it. Where there
+    /// is no connection one is begun: a gossip message goes out when it is there, a probe is dropped.
     fn send(&self, peer: NodeId, lane: Lane, message: Bytes) -> Result<(), MeshError>;
 
     /// Where one-way messages of the lane arrive. There is one reader a lane: asking again ends the

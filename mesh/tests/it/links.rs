@@ -91,6 +91,18 @@ async fn a_peer_that_restarts_at_the_same_address_is_found_again() {
 }
 
 #[tokio::test]
+async fn the_first_gossip_message_goes_out_with_the_connection_that_it_begins() {
+    let city = City::new();
+    let (a, b) = (city.member(), city.member());
+    let (here, there) = (city.start(&a, Echo::new()).await, city.start(&b, Echo::new()).await);
+    let mut inbox = there.inbox(Lane::Gossip);
+    here.set_address(b.id(), Some(there.local_address()));
+    here.send(b.id(), Lane::Gossip, Bytes::from_static(b"news")).expect("it waits for the connection");
+    let heard = tokio::time::timeout(crate::city::PATIENCE, inbox.recv()).await.expect("in time");
+    assert_eq!(heard, Some((a.id(), Bytes::from_static(b"news"))));
+}
+
+#[tokio::test]
 async fn an_address_with_nobody_there_is_unreachable_and_says_so() {
     let city = City::new();
     let here = city.start(&city.member(), Echo::new()).await;

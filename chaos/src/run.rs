@@ -81,7 +81,8 @@ pub fn play(path: &Path, options: &Options) -> Result<Played> {
     };
     run.violations.extend(judge(&history, &holdings));
     let mut report = run.report(&scenario, options, &history);
-    let again = format!("cargo run -p scp-chaos -- --seed {} {}", options.seed, path.display());
+    let short = if options.short { "--short " } else { "" };
+    let again = format!("cargo run -p scp-chaos -- {short}--seed {} {}", options.seed, path.display());
     let record = run.record((&scenario, &report, &history), again);
     if !report.is_good() {
         let dir = keep(&run.city, &scenario.name, options, Some(&history))?;

@@ -31,7 +31,7 @@ pub struct Sources<'a> {
 pub fn record(sources: &Sources) -> Record {
     let Sources { scenario, report, history, .. } = sources;
     let mut record = Record {
-        title: format!("scp-chaos, {}: {}", scenario.name, scenario.about),
+        title: format!("scp-chaos, {}", scenario.name),
         facts: facts(sources),
         again: vec![sources.again.clone()],
         nodes: sources.nodes.clone(),
@@ -59,14 +59,17 @@ pub fn record(sources: &Sources) -> Record {
 fn facts(Sources { scenario, report, .. }: &Sources) -> Vec<(String, String)> {
     let Report { seed, took, writes, reads, creations, unknown, .. } = report;
     let requests = format!("{writes} writes, {reads} reads, {creations} creations, {unknown} unanswered");
+    // The fields' own names, as the scenario writes them.
+    let fields = |text: String| text.split_once('{').map_or(text.clone(), |(_, rest)| rest.replace('}', ""));
     [
+        ("about", scenario.about.clone()),
         ("seed", seed.to_string()),
         ("took", format!("{:.1} s", seconds(*took))),
         ("requests", requests),
-        ("city", format!("{:?}", scenario.city)),
-        ("load", format!("{:?}", scenario.load)),
+        ("city", fields(format!("{:?}", scenario.city))),
+        ("load", fields(format!("{:?}", scenario.load))),
     ]
-    .map(|(name, value)| (name.to_string(), value))
+    .map(|(name, value)| (name.to_string(), value.trim().to_string()))
     .into()
 }
 

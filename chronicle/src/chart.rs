@@ -83,8 +83,8 @@ pub fn chart(record: &Record, spans: &Spans) -> Chart {
         @for band in &bands {
             g.band tabindex="0" role="group" aria-label=(format!("{}: {}", band.title, band.about)) {
                 rect.ground x="0" y=(band.top) width=(scale.width()) height=(band.height) {}
-                text.inside x="2" y=(band.top + 9) { (band.title) }
                 (band.body)
+                text.inside x="2" y=(band.top + 9) { (band.title) }
             }
         }
         (moves)

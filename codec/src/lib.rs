@@ -23,6 +23,9 @@ pub const HEADER_BYTES: usize = 10;
 /// value is a Raft append batch, bounded to a quarter of this by its sender.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
+/// Room for a value of unknown size: most commands fit.
+const ROOM_BYTES: usize = 502;
+
 /// Why bytes were not a frame, or a value not encodable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
@@ -159,7 +162,13 @@ pub fn append_payload<T: Serialize>(out: &mut Vec<u8>, value: &T) -> Result<(), 
 
 /// Encodes a value as one frame.
 pub fn encode<T: Serialize>(version: u16, value: &T) -> Result<Vec<u8>, CodecError> {
-    let mut out = vec![0; HEADER_BYTES];
+    encode_within(version, value, ROOM_BYTES)
+}
+
+/// The same for a value that takes some `room` bytes, as far as the caller knows: more costs copies, no more.
+pub fn encode_within<T: Serialize>(version: u16, value: &T, room: usize) -> Result<Vec<u8>, CodecError> {
+    let mut out = Vec::with_capacity(HEADER_BYTES + room);
+    out.resize(HEADER_BYTES, 0);
     append_payload(&mut out, value)?;
     let (head, payload) = out.split_at_mut(HEADER_BYTES);
     head.copy_from_slice(&header(version, payload)?);

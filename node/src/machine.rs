@@ -80,7 +80,7 @@ impl scp_raft::Machine for Machine {
         // binary cannot read was written by a newer release: going on would make the states differ.
         let proposal: Proposal = codec::decode(PROPOSAL_VERSION, command, PROPOSAL_BYTES_MAX)
             .expect("a committed entry is a proposal of a version that this release reads");
-        let applied = self.state.apply(index, &proposal);
+        let applied = self.state.apply_logged(index, &proposal, &command[codec::HEADER_BYTES..]);
         codec::encode(ANSWER_VERSION, &applied.answer).expect("an answer is small and encodes")
     }
 

@@ -205,7 +205,7 @@ async fn ask_leader<T: DeserializeOwned>(
     leader: NodeId,
     ask: &Ask,
 ) -> Result<T, Try> {
-    let ask = wire::pack(ask).map_err(|refusal| Try::Never(internal(&refusal)))?;
+    let ask = wire::pack_ask(ask).map_err(|refusal| Try::Never(internal(&refusal)))?;
     // A leader that is dead answers nothing, and its connection ends long after it was replaced.
     let answer = tokio::select! {
         answer = transport.request(leader, Lane::Forward, ask, TRY_TIMEOUT) => answer,

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use scp_codec::{CodecError, decode, encode};
+use scp_codec::{CodecError, decode, encode, encode_within};
 use scp_mesh::{Lane, Refusal, RefusalKind};
 use scp_model::{Digest, NodeId, PublicKey, VmId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -77,6 +77,19 @@ pub struct WantChunk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Opening {
     Console { vm: VmId },
+}
+
+/// Packs a question.
+pub fn pack_ask(ask: &Ask) -> Result<Bytes, Refusal> {
+    const WORDS_BYTES: usize = 256;
+    let entries = match ask {
+        Ask::Propose(entry) => entry.len(),
+        // Each has its length before it.
+        Ask::ProposeMany(entries) => entries.iter().map(|entry| entry.len() + 5).sum(),
+        Ask::CityKey | Ask::Admit(_) | Ask::ConsoleLog { .. } | Ask::VmStats { .. } | Ask::HoldsCityKey => 0,
+    };
+    let packed = encode_within(VERSION, ask, WORDS_BYTES + entries);
+    packed.map(Bytes::from).map_err(|error| unreadable(&error))
 }
 
 /// Packs a message.

@@ -22,7 +22,7 @@ use crate::{
     silence::Silence,
     snapshot::SnapshotFile,
     types::{LogId, Types, Vote},
-    wire::{Append, Appended, Canvass, Request, Response, TransferAnswer, decode, encode},
+    wire::{Append, Appended, Canvass, Request, Response, TransferAnswer, decode, encode_request},
     worker::Worker,
 };
 
@@ -149,7 +149,7 @@ pub(crate) async fn ask(
     request: &Request,
     timeout: Duration,
 ) -> Result<Response, RpcError> {
-    let bytes = encode(request).map_err(|error| NetworkError::new(&error))?;
+    let bytes = encode_request(request).map_err(|error| NetworkError::new(&error))?;
     // The port promises the timeout; this keeps it even if an implementation does not.
     let answer = tokio::time::timeout(timeout, network.call(peer, bytes, timeout)).await;
     let answer = answer

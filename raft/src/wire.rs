@@ -116,8 +116,34 @@ pub(crate) enum Refusal {
     Disk(String),
 }
 
+impl Request {
+    /// Bytes that it takes when it is encoded, roughly.
+    fn room(&self) -> usize {
+        const WORDS_BYTES: usize = 256;
+        let content = match self {
+            Self::Append(append) => append.entries.iter().map(LogEntry::room).sum(),
+            Self::SnapshotChunk { bytes, .. } => bytes.len(),
+            Self::Vote(_)
+            | Self::PreVote(_)
+            | Self::Transfer { .. }
+            | Self::SnapshotOffer { .. }
+            | Self::SnapshotInstall { .. }
+            | Self::ReadIndex
+            | Self::Writable => 0,
+        };
+        WORDS_BYTES + content
+    }
+}
+
+pub(crate) fn encode_request(request: &Request) -> Result<Bytes, CodecError> {
+    bounded(scp_codec::encode_within(VERSION, request, request.room())?)
+}
+
 pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Bytes, CodecError> {
-    let bytes = scp_codec::encode(VERSION, message)?;
+    bounded(scp_codec::encode(VERSION, message)?)
+}
+
+fn bounded(bytes: Vec<u8>) -> Result<Bytes, CodecError> {
     if bytes.len() > REQUEST_BYTES_MAX {
         return Err(CodecError::TooLong { length: bytes.len(), limit: REQUEST_BYTES_MAX });
     }

@@ -123,7 +123,14 @@ pub(crate) struct GroupBuilder {
 
 impl GroupBuilder {
     pub(crate) fn new() -> Self {
-        Self { bytes: vec![0; GROUP_HEAD_BYTES], records: 0 }
+        Self::with_room(0)
+    }
+
+    /// For some `room` bytes of records.
+    pub(crate) fn with_room(room: usize) -> Self {
+        let mut bytes = Vec::with_capacity(GROUP_HEAD_BYTES + room + ALIGN);
+        bytes.resize(GROUP_HEAD_BYTES, 0);
+        Self { bytes, records: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -68,6 +68,29 @@ pub(crate) struct Base {
     pub(crate) committed: Option<Position>,
 }
 
+impl LogEntry {
+    /// Bytes that it takes when it is encoded, roughly.
+    pub(crate) fn room(&self) -> usize {
+        const POSITION_BYTES: usize = 48;
+        let content = match &self.content {
+            Content::Blank => 0,
+            Content::Command(bytes) => bytes.len(),
+            Content::Members(members) => 32 * members.all.len(),
+        };
+        POSITION_BYTES + content
+    }
+}
+
+impl Record {
+    /// The same.
+    pub(crate) fn room(&self) -> usize {
+        match self {
+            Self::Entry(entry) => entry.room(),
+            Self::Vote(_) | Self::TruncateAfter(_) | Self::Purge(_) | Self::Committed(_) => 48,
+        }
+    }
+}
+
 impl From<LogId> for Position {
     fn from(id: LogId) -> Self {
         Self { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }

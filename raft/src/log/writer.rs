@@ -193,7 +193,7 @@ impl Writer {
     /// Makes the records durable, in order. After an error the writer must be opened anew, with
     /// [`Self::next_group`] as `void_from`: what it was writing may or may not be there.
     pub(crate) fn commit(&mut self, records: &[Record]) -> Result<(), DiskError> {
-        let mut group = GroupBuilder::new();
+        let mut group = GroupBuilder::with_room(records.iter().map(Record::room).sum());
         for record in records {
             let before = group.mark();
             group.push(record);

@@ -102,6 +102,12 @@ impl State {
     /// # Panics
     /// When `index` is not above the last one: the log would be applied out of order.
     pub fn apply(&mut self, index: u64, proposal: &Proposal) -> Applied {
+        let payload = scp_codec::to_payload(proposal).expect("what a log can hold encodes");
+        self.apply_logged(index, proposal, &payload)
+    }
+
+    /// The same where the proposal was read from `payload`, as the log holds it.
+    pub fn apply_logged(&mut self, index: u64, proposal: &Proposal, payload: &[u8]) -> Applied {
         assert!(index > self.index, "index {index} is applied after {}", self.index);
         self.index = index;
         if let Some(answer) = self.requests.answers.get(&proposal.request)
@@ -113,7 +119,7 @@ impl State {
             true => proposal.time,
             false => self.time.max(proposal.time),
         };
-        self.audit_head = audit_link(self.audit_head, index, proposal);
+        self.audit_head = audit_link(self.audit_head, index, payload);
 
         let mut change = Change { state: self, index, actor: proposal.actor, events: Vec::new() };
         let result = permit::permit(&change, &proposal.command)
@@ -155,8 +161,7 @@ impl Requests {
 
 /// The next link of the audit chain: SHA-256 over the head before, the index and the proposal as the
 /// log holds it.
-pub fn audit_link(head: Digest, index: u64, proposal: &Proposal) -> Digest {
-    let payload = scp_codec::to_payload(proposal).expect("a proposal came out of the log, so it encodes");
+pub fn audit_link(head: Digest, index: u64, payload: &[u8]) -> Digest {
     let link = Sha256::new().chain_update(head.0).chain_update(index.to_be_bytes()).chain_update(payload);
     Digest(link.finalize().into())
 }
@@ -263,7 +268,8 @@ mod tests {
     fn the_audit_chain_holds_every_command_its_place_and_its_order() {
         let links = |log: &[(u64, u128)]| {
             log.iter().fold(Digest::default(), |head, (index, request)| {
-                audit_link(head, *index, &proposal(*request))
+                let payload = scp_codec::to_payload(&proposal(*request)).expect("it encodes");
+                audit_link(head, *index, &payload)
             })
         };
         let head = links(&[(1, 1), (2, 2)]);

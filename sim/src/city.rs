@@ -25,6 +25,7 @@ use crate::{
     linear,
     net::SharedNet,
     options::{Faults, Options},
+    quic::{self, Papers, Tier},
     recorder::{Recorder, SharedRecord},
     workload::{self, Done, Ledger, Outcomes, Task, What, name, request_id},
     world::World,
@@ -39,6 +40,7 @@ pub const WINDOW_US: u64 = 20_000;
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     pub seed: u64,
+    pub tier: Tier,
     /// So many nodes, whatever the seed says.
     pub nodes: Option<usize>,
     /// So much work, and no faults.
@@ -72,6 +74,7 @@ pub struct City {
     pub rng: SplitMix,
     pub ledger: Ledger,
     pub outcomes: Outcomes,
+    papers: Option<Papers>,
     checks: Checks,
     laws: Laws,
     now_us: u64,
@@ -93,13 +96,17 @@ impl City {
         let net = SharedNet::new(rng.fork(), options.link);
         net.lock().trace.aloud = settings.aloud;
         let scratch = tempfile::tempdir().expect("the scratch directory can be made");
-        let hosts = (0..options.nodes)
+        let mut hosts: Vec<Host> = (0..options.nodes)
             .map(|number| {
                 let world = World::new(rng.fork());
                 Host::new(number, &options, scratch.path(), world)
             })
-            .collect::<Vec<_>>();
+            .collect();
         net.lock().trace.recorder = settings.record.clone().map(|it| Recorder::new(it, &hosts, &options));
+        let papers = match settings.tier {
+            Tier::Memory => None,
+            Tier::Quic => Some(Papers::hand_out(settings.seed, &mut hosts, &net)),
+        };
         let laws = Laws::new(&options);
         Self {
             options,
@@ -108,6 +115,7 @@ impl City {
             rng,
             ledger: Ledger::default(),
             outcomes: Outcomes::default(),
+            papers,
             checks: Checks::default(),
             laws,
             now_us: 0,
@@ -310,7 +318,12 @@ impl City {
             let process = city.hosts[0].process().expect("nothing is killed yet");
             let status = process.core.proposer.raft.status().borrow().clone();
             status.voters.len() == voters && !status.joint
-        })
+        })?;
+        if let Some(papers) = &self.papers {
+            let age = papers.age(&self.hosts);
+            self.say("city", age);
+        }
+        Ok(())
     }
 
     /// What strangers will try to get in with: a token that is used, one that expires, one whose secret
@@ -338,11 +351,11 @@ impl City {
     fn init_city(&mut self) -> Command {
         let node = self.admit(0, JoinTokenId::default(), Digest::default());
         Command::InitCity(Box::new(InitCity {
-            city: scp_model::CityId::from_u128(1),
-            name: name("agueda"),
+            city: quic::CITY,
+            name: name(quic::CITY_NAME),
             country: country(),
-            ca_certificate: "simulated".into(),
-            ca_key_sealed: vec![1],
+            ca_certificate: self.papers.as_ref().map_or("simulated".into(), Papers::certificate),
+            ca_key_sealed: self.papers.as_ref().map_or(vec![1], Papers::sealed_key),
             node,
             admin: CreateUser {
                 id: UserId::from_u128(1),
@@ -371,7 +384,6 @@ impl City {
 
     fn admit(&self, at: usize, token: JoinTokenId, secret_digest: Digest) -> AdmitNode {
         let host = &self.hosts[at];
-        let address = [10, 0, 0, at as u8 + 1];
         AdmitNode {
             token,
             secret_digest,
@@ -381,8 +393,8 @@ impl City {
                 name: host.name.clone(),
                 zone: host.zone.clone(),
                 country: country(),
-                mesh_address: (address, 7600).into(),
-                api_address: (address, 8443).into(),
+                mesh_address: host.address,
+                api_address: (host.address.ip(), 8443).into(),
                 software: "0.1.0".into(),
                 protocol: scp_model::PROTOCOL,
                 capacity: Resources { vcpus: 4, memory_mib: 1024, disk_mib: 4096 },
@@ -425,7 +437,8 @@ impl City {
             }
         }
         let lost = state.images.values().find(|image| image.holders().next().is_none());
-        lost.map(|image| format!("there is no copy of image {}", image.name))
+        let lost = lost.map(|image| format!("there is no copy of image {}", image.name));
+        lost.or_else(|| self.papers.as_ref()?.overdue(&self.hosts))
     }
 
     fn vm_is_as_wanted(&self, vm: &scp_model::vm::Vm) -> bool {

@@ -5,7 +5,7 @@
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicI64, Ordering},
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
 use scp_mesh::Clock;
@@ -20,6 +20,8 @@ pub const EPOCH_MS: u64 = 1_767_225_600_000;
 pub struct HostTime {
     /// How far the host's wall clock is off.
     pub offset_ms: AtomicI64,
+    /// How long ago the simulation's time began, for every clock of the city: quiet days, left out.
+    pub age_ms: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -118,7 +120,7 @@ impl HostTime {
 
 impl Clock for HostTime {
     fn now(&self) -> Timestamp {
-        let own_ms = EPOCH_MS + self.inner().own_now() / 1000;
+        let own_ms = EPOCH_MS + self.age_ms.load(Ordering::Relaxed) + self.inner().own_now() / 1000;
         Timestamp(own_ms.saturating_add_signed(self.offset_ms.load(Ordering::Relaxed)))
     }
 }

@@ -5,6 +5,7 @@
 //! (its runtime is dropped between two instants) and started again, without the production code knowing.
 
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::{Arc, OnceLock},
     task::Poll,
@@ -12,14 +13,19 @@ use std::{
 
 use bytes::Bytes;
 use scp_api::cluster::Cluster;
-use scp_mesh::{CityKey, Clock, IdentityDirectory, Lane, NodeKey, Service};
+use scp_mesh::{
+    CityKey, Clock, Identity, IdentityDirectory, Lane, Members, Mesh, NodeKey, Service, Transport,
+};
 use scp_model::{Name, NodeId};
 use scp_node::{
     chunks::Engines,
     core::{Core, CorePorts},
     door::Door,
+    follow::SetAddress,
     issuer::Issuer,
     machine::Published,
+    renewal::Renewal,
+    serve,
     service::NodeService,
 };
 use scp_raft::{Status, sim::MemDisk};
@@ -30,6 +36,7 @@ use crate::{
     clock::HostTime,
     net::{Packet, PacketKind, SharedNet, SimTransport},
     options::Options,
+    quic::{Socket, Tier},
     world::World,
 };
 
@@ -54,6 +61,9 @@ pub struct Host {
     pub id: NodeId,
     pub name: Name,
     pub zone: Name,
+    /// Where its mesh listens.
+    pub address: SocketAddr,
+    pub tier: Tier,
     pub key: NodeKey,
     pub disk: MemDisk,
     pub world: Arc<World>,
@@ -63,18 +73,36 @@ pub struct Host {
     pub off_since_us: Option<u64>,
     /// Until when, in the simulation's time, the host stands still.
     pub paused_until_us: u64,
-    directory: IdentityDirectory,
+    pub directory: IdentityDirectory,
     running: Option<Running>,
 }
+
+/// The city key of every simulated city.
+pub const CITY_KEY: [u8; 32] = [7; 32];
 
 /// What a killed process loses.
 struct Running {
     runtime: Runtime,
-    transport: Arc<SimTransport>,
-    service: Arc<NodeService>,
+    wire: Wire,
     process: Arc<OnceLock<Process>>,
     failed: Arc<OnceLock<String>>,
     seen: Option<Seen>,
+}
+
+/// Where packets for the process go.
+enum Wire {
+    Memory(Arc<SimTransport>, Arc<NodeService>),
+    Quic(Arc<Socket>),
+}
+
+/// What the process says and is told things through.
+struct Ends {
+    transport: Arc<dyn Transport>,
+    service: Arc<NodeService>,
+    set_address: SetAddress,
+    members: watch::Sender<Option<Arc<Members>>>,
+    /// The certificate to keep fresh, and where it is in use.
+    papers: Option<(Mesh, Identity)>,
 }
 
 /// Tells whether there is anything new to check.
@@ -95,12 +123,14 @@ impl Host {
         let directory =
             IdentityDirectory::open(scratch.join(name.as_str())).expect("the scratch directory is writable");
         let key = directory.load_or_create_key().expect("a key can be made");
-        // The simulation's city has no certificates; with its key in place, nobody asks for it.
-        directory.store_city_key(&CityKey::from_bytes([7; 32])).expect("the scratch directory is writable");
+        // With the city's key in place, nobody asks for it.
+        directory.store_city_key(&CityKey::from_bytes(CITY_KEY)).expect("the scratch directory is writable");
         Self {
             id: key.id(),
             name,
             zone: Name::new(format!("z{}", number % options.zones + 1)).expect("a short name"),
+            address: ([10, 0, 0, number as u8 + 1], 7600).into(),
+            tier: Tier::default(),
             key,
             disk: MemDisk::new(),
             world,
@@ -152,8 +182,9 @@ impl Host {
             .start_paused(true)
             .build()
             .expect("a runtime without I/O can always be built");
-        let transport = SimTransport::new(self.id, net.clone(), self.time.clone());
-        let service = Arc::new(NodeService::default());
+        // The mesh's tasks live on it.
+        let context = runtime.enter();
+        let (wire, ends) = self.connect(net);
         let process = Arc::new(OnceLock::new());
         let failed = Arc::new(OnceLock::new());
         let boot = Boot {
@@ -167,22 +198,52 @@ impl Host {
             }),
             time: self.time.clone(),
             sizes: self.sizes,
-            transport: transport.clone(),
-            service: service.clone(),
+            ends,
         };
         runtime.spawn(boot.run(process.clone(), failed.clone()));
-        {
-            let _context = runtime.enter();
-            self.time.begin(Instant::now());
-        }
+        self.time.begin(Instant::now());
+        drop(context);
         self.off_since_us = None;
-        self.running = Some(Running { runtime, transport, service, process, failed, seen: None });
+        self.running = Some(Running { runtime, wire, process, failed, seen: None });
+    }
+
+    fn connect(&self, net: &SharedNet) -> (Wire, Ends) {
+        let service = Arc::new(NodeService::default());
+        let members = watch::Sender::new(None);
+        match self.tier {
+            Tier::Memory => {
+                let transport = SimTransport::new(self.id, net.clone(), self.time.clone());
+                let wire = Wire::Memory(transport.clone(), service.clone());
+                (wire, Ends { transport, service, set_address: Arc::new(|_, _| ()), members, papers: None })
+            }
+            Tier::Quic => {
+                let socket = Socket::new(self.id, self.address, net.clone(), self.time.clone());
+                let ports = scp_mesh::Ports {
+                    service: service.clone(),
+                    clock: self.time.clone(),
+                    members: members.subscribe(),
+                };
+                let identity = self.directory.load().expect("the scratch directory is readable");
+                let identity = identity.expect("papers were issued before anything is started");
+                let runtime = Arc::new(quinn::TokioRuntime);
+                let mesh = Mesh::start_on(socket.clone(), runtime, identity.clone(), ports)
+                    .expect("nothing can be wrong with a simulated socket");
+                let addresses = mesh.clone();
+                let set_address: SetAddress = Arc::new(move |peer, at| addresses.set_address(peer, at));
+                let transport = Arc::new(mesh.clone());
+                let papers = Some((mesh, identity));
+                (Wire::Quic(socket), Ends { transport, service, set_address, members, papers })
+            }
+        }
     }
 
     /// Kills the process between two instants.
     pub fn kill(&mut self) {
         self.off_since_us = Some(self.time.city_us());
         if let Some(running) = self.running.take() {
+            if let Wire::Quic(socket) = &running.wire {
+                socket.close();
+            }
             // Its tasks are dropped where they stand, as a killed process's threads are.
             running.runtime.shutdown_background();
         }
@@ -192,13 +253,21 @@ impl Host {
     /// process that is not there is lost.
     pub fn deliver(&self, packet: Packet) {
         let Some(running) = &self.running else { return };
-        match packet.kind {
-            PacketKind::Request { number, lane, bytes } => {
-                let (transport, service) = (running.transport.clone(), running.service.clone());
-                running.runtime.spawn(serve(transport, service, packet.from, (number, lane, bytes)));
+        match (packet.kind, &running.wire) {
+            (PacketKind::Request { number, lane, bytes }, Wire::Memory(transport, service)) => {
+                let (transport, service) = (transport.clone(), service.clone());
+                running.runtime.spawn(answer(transport, service, packet.from, (number, lane, bytes)));
             }
-            PacketKind::Reply { number, answer } => running.transport.answered(number, answer),
-            PacketKind::OneWay { lane, bytes } => running.transport.arrived(packet.from, lane, bytes),
+            (PacketKind::Reply { number, answer }, Wire::Memory(transport, _)) => {
+                transport.answered(number, answer);
+            }
+            (PacketKind::OneWay { lane, bytes }, Wire::Memory(transport, _)) => {
+                transport.arrived(packet.from, lane, bytes);
+            }
+            (PacketKind::Datagram(datagram), Wire::Quic(socket)) => socket.arrived(datagram),
+            (PacketKind::Datagram(_), Wire::Memory(..)) | (_, Wire::Quic(_)) => {
+                unreachable!("a city has one tier")
+            }
         }
     }
 
@@ -240,23 +309,22 @@ struct Boot {
     engines: Engines,
     time: Arc<HostTime>,
     sizes: Sizes,
-    transport: Arc<SimTransport>,
-    service: Arc<NodeService>,
+    ends: Ends,
 }
 
 impl Boot {
     async fn run(self, process: Arc<OnceLock<Process>>, failed: Arc<OnceLock<String>>) {
         let published = Published::default();
         let issuer = Arc::new(Issuer {
-            directory: self.directory,
+            directory: self.directory.clone(),
             published: published.clone(),
             clock: self.time.clone(),
         });
         let ports = CorePorts {
-            transport: self.transport as _,
-            service: self.service,
-            set_address: Arc::new(|_, _| ()),
-            members: watch::Sender::new(None),
+            transport: self.ends.transport,
+            service: self.ends.service,
+            set_address: self.ends.set_address,
+            members: self.ends.members,
             disk: Arc::new(self.disk),
             engines: self.engines.clone(),
             clock: self.time,
@@ -278,6 +346,17 @@ impl Boot {
                 return;
             }
         };
+        if let Some((mesh, identity)) = self.ends.papers {
+            let https = serve::Certificate::new(identity.chain(), identity.key.to_tls());
+            let renewal = Renewal {
+                proposer: core.proposer.clone(),
+                issuer: issuer.clone(),
+                directory: self.directory,
+                mesh,
+                https: https.expect("the mesh took the same papers"),
+            };
+            core.spawn(renewal.run(identity, core.stopping()));
+        }
         let door: Arc<dyn Cluster> = Arc::new(Door {
             proposer: core.proposer.clone(),
             engines: self.engines,
@@ -293,7 +372,7 @@ impl Boot {
     }
 }
 
-async fn serve(
+async fn answer(
     transport: Arc<SimTransport>,
     service: Arc<NodeService>,
     from: NodeId,

@@ -16,6 +16,7 @@
 //!
 //! - [`entropy`]: all randomness of the process comes from the seed.
 //! - [`host`]: a server with a runtime and a time of its own; [`net`]: the links; [`world`]: hypervisors.
+//! - [`quic`]: the second tier: the production mesh on those links, datagram by datagram.
 //! - [`curve`]: no city but its gossip and its failure detection, for up to 10,000 members.
 //! - [`trace`]: the digest; [`recorder`]: what a person wants to see of a run, for [`scp_chronicle`].
 //! - [`workload`], [`client`]: what is asked; [`fault`]: what goes wrong; [`checks`], [`laws`], [`linear`]: the judges.
@@ -32,6 +33,7 @@ pub mod laws;
 pub mod linear;
 pub mod net;
 pub mod options;
+pub mod quic;
 pub mod recorder;
 pub mod trace;
 pub mod workload;

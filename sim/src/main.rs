@@ -19,6 +19,7 @@ use rustix::time::ClockId;
 use scp_sim::{
     city::{City, Settings, Verdict},
     curve, entropy,
+    quic::Tier,
     recorder::SharedRecord,
 };
 
@@ -48,6 +49,9 @@ struct Flags {
     /// No faults, and so many virtual seconds of work: what the simulation itself costs
     #[arg(long, value_name = "SECONDS")]
     quiet: Option<u64>,
+    /// What carries messages between hosts
+    #[arg(long, value_enum, default_value_t)]
+    transport: Tier,
     /// Run with this seeded bug (see mutant/)
     #[cfg(feature = "mutations")]
     #[arg(long, value_name = "NAME")]
@@ -113,10 +117,10 @@ fn main() -> Result<ExitCode> {
     }
     match (flags.seed, &flags.seeds, flags.minutes) {
         (Some(seed), None, None) => one(seed, &flags),
-        (None, Some(range), None) => many(range.clone(), None),
+        (None, Some(range), None) => many(range.clone(), None, flags.transport),
         (None, None, Some(minutes)) => {
             let first = u64::from(std::process::id()) << 20;
-            many(first..u64::MAX, Some(Duration::from_secs(60 * minutes)))
+            many(first..u64::MAX, Some(Duration::from_secs(60 * minutes)), flags.transport)
         }
         _ => bail!("give one of --seed N, --seeds A..B, --minutes M"),
     }
@@ -172,6 +176,7 @@ fn one(seed: u64, flags: &Flags) -> Result<ExitCode> {
     }
     let settings = Settings {
         seed,
+        tier: flags.transport,
         nodes: flags.nodes.map(|nodes| nodes as usize),
         quiet_ms: flags.quiet.map(|seconds| seconds * 1000),
         aloud: flags.replay,
@@ -247,7 +252,7 @@ fn seconds(clock: ClockId) -> f64 {
 }
 
 /// Runs seeds in processes of their own, as many at once as there are cores.
-fn many(range: Range<u64>, at_most: Option<Duration>) -> Result<ExitCode> {
+fn many(range: Range<u64>, at_most: Option<Duration>, tier: Tier) -> Result<ExitCode> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let next = std::sync::Mutex::new(range);
@@ -267,6 +272,7 @@ fn many(range: Range<u64>, at_most: Option<Duration>) -> Result<ExitCode> {
                     }
                     let run = Command::new(&program)
                         .args(["--seed", &seed.to_string(), "--trace-hash"])
+                        .args(["--transport", tier.name()])
                         .stdout(Stdio::piped())
                         .output();
                     report(seed, run, &failed, &passed);
@@ -278,7 +284,7 @@ fn many(range: Range<u64>, at_most: Option<Duration>) -> Result<ExitCode> {
     let passed = passed.into_inner();
     println!("{passed} passed, {} failed", failed.len());
     for seed in &failed {
-        println!("again: scp-sim --seed {seed} --report");
+        println!("again: scp-sim --seed {seed} --transport {} --report", tier.name());
     }
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

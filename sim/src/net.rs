@@ -1,10 +1,12 @@
 //! The simulated network between hosts: links with delay, loss and cuts, one way each.
 //!
 //! It carries what [`Transport`] promises and no more: a request arrives at most once and whole, or not
-//! at all; a one-way message may be lost; nothing is promised about order.
+//! at all; a one-way message may be lost; nothing is promised about order. Or it carries datagrams, with the
+//! production mesh above them: see [`crate::quic`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
@@ -16,7 +18,12 @@ use scp_mesh::{Duplex, Lane, MeshError, Refusal, Transport};
 use scp_model::NodeId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{clock::HostTime, entropy::SplitMix, trace::Trace};
+use crate::{
+    clock::HostTime,
+    entropy::SplitMix,
+    quic::{Datagram, Path},
+    trace::Trace,
+};
 
 /// One way from one host to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,18 +35,19 @@ pub struct Link {
 }
 
 /// Something on its way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Packet {
     pub from: NodeId,
     pub to: NodeId,
     pub kind: PacketKind,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum PacketKind {
     Request { number: u64, lane: Lane, bytes: Bytes },
     Reply { number: u64, answer: Result<Bytes, Refusal> },
     OneWay { lane: Lane, bytes: Bytes },
+    Datagram(Datagram),
 }
 
 /// All links, and what is under way on them.
@@ -54,6 +62,9 @@ pub struct Net {
     /// The host that lives now has sent something since [`Net::hush`].
     spoke: bool,
     listener: Option<Waker>,
+    /// Where datagrams to an address go.
+    pub homes: BTreeMap<SocketAddr, NodeId>,
+    pub path: Path,
     pub trace: Trace,
 }
 
@@ -72,6 +83,8 @@ impl SharedNet {
             next: 0,
             spoke: false,
             listener: None,
+            homes: BTreeMap::new(),
+            path: Path::default(),
             trace: Trace::default(),
         })))
     }
@@ -130,6 +143,7 @@ impl Net {
         let size = match &packet.kind {
             PacketKind::Request { bytes, .. } | PacketKind::OneWay { bytes, .. } => bytes.len(),
             PacketKind::Reply { answer, .. } => answer.as_ref().map_or(0, Bytes::len),
+            PacketKind::Datagram(datagram) => datagram.bytes.len(),
         };
         self.trace.event(now_us, u64::from(lost), [packet.from.0 ^ packet.to.0.rotate_left(1), size as u64]);
         if lost {
@@ -143,6 +157,19 @@ impl Net {
         if let Some(listener) = &self.listener {
             listener.wake_by_ref();
         }
+    }
+
+    /// Puts a datagram on its way, perhaps twice.
+    pub fn send_datagram(&mut self, now_us: u64, (from, to): (NodeId, SocketAddr), datagram: Datagram) {
+        let Some(&to) = self.homes.get(&to) else { return };
+        if datagram.bytes.len() > self.path.payload_bytes_max {
+            return;
+        }
+        let packet = Packet { from, to, kind: PacketKind::Datagram(datagram) };
+        if self.rng.chance(self.path.duplicate_permille) {
+            self.send(now_us, packet.clone());
+        }
+        self.send(now_us, packet);
     }
 
     /// When the next packet arrives at a host.

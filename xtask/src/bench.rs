@@ -33,7 +33,8 @@ pub fn bench(name: Option<&str>, as_json: bool) -> Result<()> {
     let mut measures = Vec::new();
     for (package, bench) in &benches {
         talk!("benchmark {package} {bench}");
-        let scpd = if bench == BESIDE_ETCD { Some(release_scpd()?) } else { None };
+        packages::install(beside(bench))?;
+        let scpd = if WITH_SCPD.contains(&bench.as_str()) { Some(release_scpd()?) } else { None };
         measures.extend(run_bench((package, bench), scpd.as_deref())?);
     }
     if as_json {
@@ -46,12 +47,20 @@ pub fn bench(name: Option<&str>, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-/// The benchmark that runs the node's binary beside etcd.
-const BESIDE_ETCD: &str = "kv";
+/// The benchmarks that run the node's binary.
+const WITH_SCPD: [&str; 2] = ["kv", "memory"];
 
-/// Installs the peer, and compiles the node as it is shipped.
+/// What a benchmark needs beside the workspace: its peer.
+fn beside(bench: &str) -> &'static [Step] {
+    match bench {
+        "gossip" => &[Step::BesideSerf],
+        "kv" => &[Step::BesideEtcd],
+        _ => &[],
+    }
+}
+
+/// Compiles the node as it is shipped.
 fn release_scpd() -> Result<PathBuf> {
-    packages::install(&[Step::BesideEtcd])?;
     if let Some(scpd) = std::env::var_os("SCP_BENCH_SCPD") {
         return Ok(scpd.into());
     }

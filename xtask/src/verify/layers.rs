@@ -50,7 +50,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scp-servers", &[]),
     ("scp-chronicle", &[]),
     ("scp-chaos", &["scp-model", "scp-api", "scp-servers", "scp-chronicle"]),
-    ("scp-bench", &["scp-model", "scp-state", "scp-scheduler", "scp-mesh", "scp-api"]),
+    (
+        "scp-bench",
+        &["scp-model", "scp-state", "scp-scheduler", "scp-raft", "scp-mesh", "scp-api", "scp-node"],
+    ),
     ("scp-xtask", &["scp-servers"]),
 ];
 

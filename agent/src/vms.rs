@@ -38,10 +38,23 @@ impl<'a> Round<'a> {
             let Ok(fact) = self.instance(vm, epoch).map_err(|NewerIsHere| ()) else { continue };
             let me = self.me;
             self.memory.vms.entry(vm.id).or_insert_with(|| VmMemory::from_state(me, vm, epoch));
-            let mut here = Here { vm, epoch, fact, intent: vm::intent(vm, fact), waits_for: None };
+            let intent = self.intent(vm, fact);
+            let mut here = Here { vm, epoch, fact, intent, waits_for: None };
             self.remember(&here);
             here.waits_for = self.carry_out(&here);
             self.tell_vm(&here);
+        }
+    }
+
+    /// A start that is under way may take effect yet, whatever was seen: what is to be stopped is so once
+    /// that has ended, not before.
+    fn intent(&self, vm: &Vm, fact: Option<&VmFact>) -> Intent {
+        let begins = |op: &Op| matches!(op, Op::EnsureVm(_) | Op::RebootVm { .. });
+        match vm::intent(vm, fact) {
+            Intent::Rest if vm.spec.power == Power::Stopped && self.memory.is_in_flight(vm.id, begins) => {
+                Intent::Stop
+            }
+            intent => intent,
         }
     }
 

@@ -327,7 +327,10 @@ impl State {
     pub fn events_from(&self, sequence: u64) -> Result<impl Iterator<Item = &Event>, EventsGap> {
         let oldest = self.next_event - self.events.len() as u64;
         match usize::try_from(sequence.saturating_sub(oldest)) {
-            Ok(skip) if sequence >= oldest => Ok(self.events.iter().skip(skip)),
+            // Each watcher asks at each change: its place is found, not walked to.
+            Ok(skip) if sequence >= oldest => {
+                Ok(self.events.focus().narrow(skip.min(self.events.len())..).into_iter())
+            }
             _ => Err(EventsGap { oldest }),
         }
     }

@@ -6,7 +6,10 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures::{Stream, StreamExt};
@@ -35,6 +38,7 @@ pub(crate) struct Applier {
     snapshots: Arc<Snapshots>,
     worker: Worker,
     applied: Arc<watch::Sender<Option<u64>>>,
+    replaying: Arc<AtomicBool>,
 }
 
 struct Applied {
@@ -51,7 +55,28 @@ impl Applier {
             snapshots: Arc::new(snapshots),
             worker,
             applied: Arc::new(watch::channel(None).0),
+            replaying: Arc::default(),
         }
+    }
+
+    /// What is applied from now on is published by [`Applier::end_replay`] only. openraft hands over what
+    /// a start replays in pieces of 64 entries, and after each publication the first change of every leaf
+    /// of a persistent map copies it.
+    pub(crate) fn begin_replay(&self) {
+        self.replaying.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_replay(&self) {
+        self.replaying.store(false, Ordering::Relaxed);
+        let last = {
+            let mut applied = self.lock();
+            if applied.last.is_none() {
+                return;
+            }
+            applied.machine.settle();
+            applied.last
+        };
+        self.publish(last);
     }
 
     pub(crate) fn snapshots(&self) -> Arc<Snapshots> {
@@ -130,6 +155,10 @@ impl Applier {
                 };
                 applied.last = Some(id);
                 answers.extend(responder.map(|responder| (responder, answer)));
+            }
+            // Nobody waits for the answer of what is replayed.
+            if answers.is_empty() && self.replaying.load(Ordering::Relaxed) {
+                return;
             }
             applied.machine.settle();
             applied.last

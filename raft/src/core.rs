@@ -56,9 +56,10 @@ impl Core {
         let node = config.node;
         let silence = Silence::new(&config);
         let peers = Peers { network, worker: applier.worker(), config, silence: silence.clone() };
-        let raft = Openraft::new(node, openraft_config, peers, log.clone(), applier.clone())
-            .await
-            .map_err(|error| StartError::Core(error.to_string()))?;
+        applier.begin_replay();
+        let raft = Openraft::new(node, openraft_config, peers, log.clone(), applier.clone()).await;
+        applier.end_replay();
+        let raft = raft.map_err(|error| StartError::Core(error.to_string()))?;
         silence.watch(raft.metrics());
         Ok(Self { raft, log, applier, segment_bytes })
     }

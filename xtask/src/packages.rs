@@ -44,11 +44,11 @@ pub enum Step {
 const TABLE: &[(Step, &str, &str)] = &[
     (Step::BesideEtcd, "etcd-server", "the peer that the city is measured beside"),
     (Step::BesideEtcd, "strace", "counts both sides' syncs"),
-    (Step::Browser, "chromium", "opens the pages of runs, in tests"),
     (Step::BesideSerf, "iproute2", "the benchmark's own network"),
     (Step::BesideSerf, "nftables", "counts both sides' bytes, and loses packets"),
     (Step::BesideSerf, "serf", "the peer that gossip is measured beside"),
     (Step::BesideSerf, "util-linux", "unshare, for a network and a process tree of its own"),
+    (Step::Browser, "chromium", "opens the pages of runs, in tests"),
     (Step::Build, "gcc", "links Rust programs and compiles the C inside crates"),
     (Step::Build, "libc6-dev", "headers for gcc"),
     (Step::Build, "libvirt-dev", "headers of libvirt, for the compute driver"),

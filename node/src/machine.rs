@@ -1,7 +1,7 @@
 //! The state as Raft's state machine, and its publication to everyone who reads.
 //!
-//! `apply` runs on Raft's own task, one entry after another. After each it publishes a snapshot, which
-//! costs a few pointer copies; readers take whole snapshots and never lock.
+//! `apply` runs on Raft's own task, one entry after another. Where Raft lets them settle, a snapshot is
+//! published, which costs a few pointer copies; readers take whole snapshots and never lock.
 
 use std::{io, sync::Arc};
 
@@ -104,7 +104,6 @@ impl scp_raft::Machine for Machine {
         if scp_mutant::on("snapshot-without-evictions") {
             self.state.evictions = Default::default();
         }
-        self.published.publish(&self.state);
         Ok(())
     }
 }

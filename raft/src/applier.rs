@@ -6,10 +6,7 @@
 
 use std::{
     io,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use futures::{Stream, StreamExt};
@@ -38,45 +35,26 @@ pub(crate) struct Applier {
     snapshots: Arc<Snapshots>,
     worker: Worker,
     applied: Arc<watch::Sender<Option<u64>>>,
-    replaying: Arc<AtomicBool>,
 }
 
 struct Applied {
     machine: Box<dyn Machine>,
     last: Option<LogId>,
     membership: StoredMembership,
+    /// The log is being read again: nobody looks at the machine before that is done.
+    replaying: bool,
 }
 
 impl Applier {
     pub(crate) fn new(machine: Box<dyn Machine>, snapshots: Snapshots, worker: Worker) -> Self {
-        let applied = Applied { machine, last: None, membership: StoredMembership::default() };
+        let membership = StoredMembership::default();
+        let applied = Applied { machine, last: None, membership, replaying: false };
         Self {
             machine: Arc::new(Mutex::new(applied)),
             snapshots: Arc::new(snapshots),
             worker,
             applied: Arc::new(watch::channel(None).0),
-            replaying: Arc::default(),
         }
-    }
-
-    /// What is applied from now on is published by [`Applier::end_replay`] only. openraft hands over what
-    /// a start replays in pieces of 64 entries, and after each publication the first change of every leaf
-    /// of a persistent map copies it.
-    pub(crate) fn begin_replay(&self) {
-        self.replaying.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn end_replay(&self) {
-        self.replaying.store(false, Ordering::Relaxed);
-        let last = {
-            let mut applied = self.lock();
-            if applied.last.is_none() {
-                return;
-            }
-            applied.machine.settle();
-            applied.last
-        };
-        self.publish(last);
     }
 
     pub(crate) fn snapshots(&self) -> Arc<Snapshots> {
@@ -131,39 +109,50 @@ impl Applier {
         self.machine.lock().expect("a machine that panicked is not used again")
     }
 
-    fn publish(&self, last: Option<LogId>) {
+    /// From here on what is applied is shown only at the [end](Self::end_replay): a state that is shown is
+    /// shared, and each piece of it is copied at its next change.
+    pub(crate) fn begin_replay(&self) {
+        self.lock().replaying = true;
+    }
+
+    pub(crate) fn end_replay(&self) {
+        let mut applied = self.lock();
+        applied.replaying = false;
+        self.show(applied);
+    }
+
+    /// Shows what was applied: the state first, then that it is there.
+    fn show(&self, mut applied: MutexGuard<'_, Applied>) {
+        if applied.replaying {
+            return;
+        }
+        applied.machine.settle();
+        let last = applied.last;
+        drop(applied);
         self.applied.send_replace(last.map(|last| last.index));
     }
 
     /// Applies a batch; answers go out after the new state is published.
     fn apply_batch(&self, batch: &mut Vec<EntryResponder<Types>>) {
         let mut answers: Vec<(ApplyResponder<Types>, Answer)> = Vec::new();
-        let last = {
-            let mut applied = self.lock();
-            if scp_mutant::on("apply-skips-an-entry") && batch.len() > 1 {
-                batch.remove(batch.len() - 2);
-            }
-            for (entry, responder) in batch.drain(..) {
-                let id = entry.log_id;
-                let answer = match entry.payload {
-                    EntryPayload::Blank => Answer::default(),
-                    EntryPayload::Normal(command) => Answer(applied.machine.apply(id.index, &command.0)),
-                    EntryPayload::Membership(membership) => {
-                        applied.membership = StoredMembership::new(Some(id), membership);
-                        Answer::default()
-                    }
-                };
-                applied.last = Some(id);
-                answers.extend(responder.map(|responder| (responder, answer)));
-            }
-            // Nobody waits for the answer of what is replayed.
-            if answers.is_empty() && self.replaying.load(Ordering::Relaxed) {
-                return;
-            }
-            applied.machine.settle();
-            applied.last
-        };
-        self.publish(last);
+        let mut applied = self.lock();
+        if scp_mutant::on("apply-skips-an-entry") && batch.len() > 1 {
+            batch.remove(batch.len() - 2);
+        }
+        for (entry, responder) in batch.drain(..) {
+            let id = entry.log_id;
+            let answer = match entry.payload {
+                EntryPayload::Blank => Answer::default(),
+                EntryPayload::Normal(command) => Answer(applied.machine.apply(id.index, &command.0)),
+                EntryPayload::Membership(membership) => {
+                    applied.membership = StoredMembership::new(Some(id), membership);
+                    Answer::default()
+                }
+            };
+            applied.last = Some(id);
+            answers.extend(responder.map(|responder| (responder, answer)));
+        }
+        self.show(applied);
         for (responder, answer) in answers {
             responder.send(answer);
         }
@@ -246,16 +235,14 @@ impl RaftStateMachine<Types> for Applier {
             let file = applier.snapshots.adopt(&file)?;
             let mut applied = applier.lock();
             applied.machine.restore(&mut file.state()?)?;
-            applied.machine.settle();
             applied.last = meta.last_log_id;
             if !scp_mutant::on("install-without-membership") {
                 applied.membership = meta.last_membership;
             }
+            applier.show(applied);
             Ok(())
         });
-        installed.await.unwrap_or_else(|_| Err(io::Error::other("the snapshot worker is gone")))?;
-        self.publish(self.last());
-        Ok(())
+        installed.await.unwrap_or_else(|_| Err(io::Error::other("the snapshot worker is gone")))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {

@@ -21,8 +21,8 @@ pub trait Machine: Send + 'static {
     /// also holds entries of Raft's own.
     fn apply(&mut self, index: u64, command: &[u8]) -> Vec<u8>;
 
-    /// Called after a batch of commands and before any of them is answered: the place to publish the
-    /// new state to readers, once for the batch.
+    /// Called after a batch of commands, before any of them is answered, and after a restore: the place to
+    /// publish the new state to readers, once for the batch. Once for the whole log when a start reads it.
     fn settle(&mut self) {}
 
     /// The state as it is now; later commands do not change it.

@@ -59,7 +59,8 @@ const AFTER: Duration = Duration::from_secs(6);
 #[derive(Debug, Clone, Default)]
 pub struct Point {
     pub members: usize,
-    /// How long after a fact changed all who hear of it first hand, and all voters, knew; milliseconds.
+    /// How long after a fact changed each who hears of it first hand, and each voter, knew; milliseconds. Of
+    /// 200 messages one is lost: whoever misses the news by both trees waits for an exchange.
     pub spread_ms: Vec<u64>,
     /// How long after a kill the node was declared down; milliseconds.
     pub noticed_ms: Vec<u64>,
@@ -97,7 +98,10 @@ impl Point {
     pub fn misses(&self) -> Vec<&'static str> {
         let above = |value: Option<u64>, most: u64| value.is_none_or(|value| value > most);
         let goals = [
-            (above(self.spread_p99_ms(), 1_000), "an update took longer than 1 s"),
+            (
+                above(self.spread_p99_ms(), 1_000),
+                "of a hundred members one or more knew an update after more than 1 s",
+            ),
             (above(self.noticed_p99_ms(), 3_000), "a death was noticed after more than 3 s, or not"),
             (self.false_deaths > 0, "a node that was neither dead nor stalled was declared down"),
             (self.sent_mean > 1_500, "a member sends more than 1.5 kB/s"),
@@ -109,6 +113,7 @@ impl Point {
         json!({
             "members": self.members,
             "spread_ms_p50": percentile(&self.spread_ms, 50), "spread_ms_p99": self.spread_p99_ms(),
+            "spread_ms_max": self.spread_ms.iter().max(),
             "noticed_ms_p50": percentile(&self.noticed_ms, 50), "noticed_ms_p99": self.noticed_p99_ms(),
             "killed": self.killed, "false_deaths": self.false_deaths,
             "stalled": self.stalled, "stalled_deaths": self.stalled_deaths,
@@ -124,10 +129,11 @@ impl fmt::Display for Point {
         let shown = |ms: Option<u64>| ms.map_or("never".to_owned(), |ms| format!("{ms} ms"));
         write!(
             f,
-            "{:>6} members: spread p99 {:>8}, death noticed p99 {:>8} ({} of {}), false deaths {} (and {} of {} \
+            "{:>6} members: spread p99 {:>8} (most {}), death noticed p99 {:>8} ({} of {}), false deaths {} (and {} of {} \
              stalled), sent {} B/s (most {}, leader hears {})",
             self.members,
             shown(self.spread_p99_ms()),
+            shown(self.spread_ms.iter().max().copied()),
             shown(percentile(&self.noticed_ms, 99)),
             self.noticed_ms.len(),
             self.killed,
@@ -251,10 +257,13 @@ impl Curve {
             while !views.is_empty() && began.elapsed() < SPREAD_MAX {
                 sleep(LOOK).await;
                 views.retain(|view| {
-                    view.borrow().get(&node).and_then(|seen| seen.facts.get("probe")) != Some(&value)
+                    let knows =
+                        view.borrow().get(&node).and_then(|seen| seen.facts.get("probe")) == Some(&value);
+                    point.spread_ms.extend(knows.then(|| millis(began.elapsed())));
+                    !knows
                 });
             }
-            point.spread_ms.push(millis(began.elapsed()));
+            point.spread_ms.extend(views.iter().map(|_| millis(SPREAD_MAX)));
             sleep(UPDATE_INTERVAL.saturating_sub(began.elapsed())).await;
         }
     }

@@ -150,6 +150,7 @@ impl Agent {
             },
             Err(failure) => Some(failure),
         };
+        self.memory.doubt(op, failure.as_ref(), self.world.observations);
         self.memory.finished(op, failure, now);
     }
 

@@ -121,6 +121,22 @@ impl Memory {
         self.in_flight.insert(subject, op.clone());
     }
 
+    /// Notes whether an op left a VM in doubt; `observations` is how many whole ones there were so far.
+    pub(crate) fn doubt(&mut self, op: &Op, failure: Option<&Failure>, observations: u64) {
+        let OpSubject::Vm(vm) = op.subject() else { return };
+        let Some(memory) = self.vms.get_mut(&vm) else { return };
+        let begins = matches!(op, Op::EnsureVm(_) | Op::RebootVm { .. });
+        match failure.map(|failure| failure.class) {
+            // Whatever a driver carried out, it answered with what is here.
+            None => memory.in_doubt_since = None,
+            Some(FailureClass::Retryable | FailureClass::Terminal) if begins => {
+                memory.in_doubt_since = Some(observations);
+            }
+            // Other ops start nothing, and a fence refuses before anything is done.
+            Some(FailureClass::Retryable | FailureClass::Terminal | FailureClass::Fenced) => {}
+        }
+    }
+
     /// Notes an op's outcome.
     pub(crate) fn finished(&mut self, op: &Op, failure: Option<Failure>, now: Timestamp) {
         let subject = op.subject();
@@ -228,6 +244,9 @@ pub(crate) struct VmMemory {
     end_counted: bool,
     /// When it may be started again after it ended.
     pub(crate) restart_at: Timestamp,
+    /// A start failed, and may have taken effect: its error may be its answer's alone. How many whole
+    /// observations there had been by then.
+    in_doubt_since: Option<u64>,
 }
 
 impl VmMemory {
@@ -245,7 +264,13 @@ impl VmMemory {
             | VmPhase::Deleting => (status.failures, false),
         };
         let pause = if end_counted { pause_ms(me, OpSubject::Vm(vm.id), failures) } else { 0 };
-        Self { epoch, failures, end_counted, restart_at: status.since.plus_ms(pause) }
+        Self { epoch, failures, end_counted, restart_at: status.since.plus_ms(pause), in_doubt_since: None }
+    }
+
+    /// Whether it may run although it was not seen to. The first whole observation since may have begun
+    /// before the start took effect; what the second does not show is not so.
+    pub(crate) fn is_in_doubt(&self, observations: u64) -> bool {
+        self.in_doubt_since.is_some_and(|since| observations < since + 2)
     }
 
     /// Counts an end once.

@@ -11,7 +11,8 @@
 //!                                     wants it stopped
 //!                either of the last two, but its owner changed it since: start it
 //!  stopped       running, paused      stop it
-//!                anything else        nothing
+//!                anything else        nothing, unless a start of it is under way or failed without its
+//!                                     effect being known: then stop it, too
 //! ```
 //! A VM of which nothing is here is started whatever its restart policy says: it did not end, it was
 //! never begun (or its server lost its disk). After a power cut the driver finds guests that ended

@@ -46,14 +46,15 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// A start that is under way may take effect yet, whatever was seen: what is to be stopped is so once
-    /// that has ended, not before.
+    /// A start that is under way, or that failed, may take effect yet or have taken effect, whatever was
+    /// seen: what is to be stopped is so once that is known, not before.
     fn intent(&self, vm: &Vm, fact: Option<&VmFact>) -> Intent {
         let begins = |op: &Op| matches!(op, Op::EnsureVm(_) | Op::RebootVm { .. });
+        let in_doubt = |memory: &VmMemory| memory.is_in_doubt(self.world.observations);
+        let may_run =
+            self.memory.is_in_flight(vm.id, begins) || self.memory.vms.get(&vm.id).is_some_and(in_doubt);
         match vm::intent(vm, fact) {
-            Intent::Rest if vm.spec.power == Power::Stopped && self.memory.is_in_flight(vm.id, begins) => {
-                Intent::Stop
-            }
+            Intent::Rest if vm.spec.power == Power::Stopped && may_run => Intent::Stop,
             intent => intent,
         }
     }

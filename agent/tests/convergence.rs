@@ -250,6 +250,7 @@ impl Life {
         let plan = self.agent.plan(&state, standing, self.town.now);
         plan.ops.iter().for_each(|op| self.check(op, &state, standing));
         self.under_way.extend(plan.ops.iter().cloned());
+        plan.reports.iter().for_each(|report| self.check_told(report));
         if standing == Standing::Behind {
             assert!(plan.reports.is_empty(), "what is seen from an old state is not told");
         }
@@ -285,6 +286,15 @@ impl Life {
                 assert_ne!(*vm, stranger().fact.vm, "an orphan is never touched");
             }
             Op::RemoveImage { .. } => {}
+        }
+    }
+
+    /// What counts as stopped does not run, whatever the driver last said.
+    fn check_told(&self, report: &Report) {
+        if let Report::Vm { vm, epoch, phase: VmPhase::Stopped, .. } = report
+            && let Some(instance) = self.server.vms.get(vm).filter(|instance| instance.fact.epoch == *epoch)
+        {
+            assert_ne!(instance.fact.run, RunState::Running, "VM {vm} is told to have stopped, and runs");
         }
     }
 

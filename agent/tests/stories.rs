@@ -14,6 +14,7 @@
 //! wait 1000                               milliseconds pass
 //! plan                                    prints ops and reports; reports reach the state
 //! done | fails retryable disk is full     answers the oldest op that is under way
+//! done-but-fails                          it took effect, and its answer was lost
 //! run                                     plans and carries out until nothing is left to do now
 //! here | state                            prints the server's instances and images | the state's view
 //! ```
@@ -82,6 +83,11 @@ impl Story {
             ["look"] => self.agent.observed(self.server.observe()),
             ["state"] => return self.state(),
             ["done"] => self.done(),
+            ["done-but-fails"] => {
+                let op = self.under_way.first().expect("an op is under way").clone();
+                self.server.carry_out(&op).expect("the server can do it");
+                self.fails("retryable", "its answer was lost");
+            }
             ["fails", class, ..] => self.fails(class, &words[2..].join(" ")),
             ["image", image, "on", node] => self.town.image(image, node),
             ["vm", name, ref options @ ..] => self.vm(name, options),

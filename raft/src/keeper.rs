@@ -174,7 +174,10 @@ fn compact_aside(inner: &Arc<Inner>, core: &Core, compacting: &Arc<AtomicBool>) 
 
 /// Takes a snapshot and purges what it covers, but for what stays for followers a little behind.
 pub(crate) async fn compact(inner: &Inner, core: &Core) -> io::Result<()> {
-    if core.applier.last().is_none() {
+    let Some(applied) = core.applier.last() else { return Ok(()) };
+    // What is too much waits to be committed: the same snapshot once more would change nothing, and call for
+    // the next. The entry after asks again.
+    if core.log.snapshot().is_some_and(|covered| covered >= applied.index) {
         return Ok(());
     }
     let file = core.applier.save_snapshot().await?;

@@ -135,6 +135,11 @@ impl Log {
         self.grown.clone()
     }
 
+    /// Which entry the last snapshot covers.
+    pub(crate) fn snapshot(&self) -> Option<u64> {
+        self.lock().snapshot
+    }
+
     /// From now on growth is counted behind `index`.
     pub(crate) fn set_snapshot(&self, index: Option<u64>, snapshot_bytes: u64) {
         let mut memory = self.lock();

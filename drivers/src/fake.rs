@@ -105,6 +105,8 @@ struct Server {
     starts: BTreeMap<VmId, u64>,
     /// Whenever what runs may have changed.
     changes: u64,
+    /// Placements of which a run came to its end, for a simulation that judges what is told of them.
+    ended: BTreeSet<(VmId, Epoch)>,
 }
 
 impl Server {
@@ -119,6 +121,7 @@ impl Server {
     fn end(&mut self, vm: VmId, off: Off) {
         if let Some(instance) = self.instances.get_mut(&vm).filter(|instance| instance.off.is_none()) {
             instance.end(off);
+            self.ended.insert((vm, instance.record.epoch));
             self.changes += 1;
             let fact = instance.fact();
             self.tell(fact);
@@ -126,7 +129,9 @@ impl Server {
     }
 
     fn forget(&mut self, vm: VmId) {
-        self.instances.remove(&vm);
+        if let Some(instance) = self.instances.remove(&vm).filter(|instance| instance.off.is_none()) {
+            self.ended.insert((vm, instance.record.epoch));
+        }
         self.changes += 1;
     }
 
@@ -174,9 +179,11 @@ impl Engine {
 
     /// Power loss: nothing runs any more, definitions and disks remain.
     pub fn lose_power(&self) {
-        let mut server = self.lock();
+        let mut guard = self.lock();
+        let server = &mut *guard;
         server.instances.values_mut().filter(|instance| instance.off.is_none()).for_each(|instance| {
             instance.end(Off::Otherwise);
+            server.ended.insert((instance.record.vm, instance.record.epoch));
         });
         server.changes += 1;
         server.watchers.clear();
@@ -192,6 +199,11 @@ impl Engine {
     /// Rises whenever what [`Self::running`] gives may have changed.
     pub fn changes(&self) -> u64 {
         self.lock().changes
+    }
+
+    /// Whether a run of the VM under this epoch ever came to its end.
+    pub fn has_ended(&self, vm: VmId, epoch: Epoch) -> bool {
+        self.lock().ended.contains(&(vm, epoch))
     }
 
     /// How often a VM was started here.

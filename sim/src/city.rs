@@ -145,7 +145,7 @@ impl City {
         self.found()?;
         self.begin_phase(format!("founded: {:?}", self.options), "the city is founded; faults begin");
         let mut faulter = Faulter::new(self.rng.fork());
-        let mut clients = Clients::new(self.rng.fork(), self.options.clients, self.options.think_ms);
+        let mut clients = Clients::new(self.rng.fork(), &self.options);
         let end_us = self.now_us + self.options.safety_ms * 1000;
         while self.now_us < end_us {
             faulter.step(self);
@@ -160,6 +160,9 @@ impl City {
             clients.idle()
         })?;
         clients.abandon(self);
+        if self.options.ends_dark {
+            faulter.darken(self);
+        }
         self.until("the city converges", City::is_settled)?;
         self.finish()
     }
@@ -170,6 +173,7 @@ impl City {
         for host in &self.hosts {
             if host.is_running() && self.now_us <= host.paused_until_us {
                 host.time.freeze(self.now_us);
+                self.net.lock().overflow(host.id, self.now_us, self.options.buffer_packets);
             }
         }
         while let Some(at) = self.furthest_behind() {
@@ -397,7 +401,7 @@ impl City {
                 api_address: (host.address.ip(), 8443).into(),
                 software: "0.1.0".into(),
                 protocol: scp_model::PROTOCOL,
-                capacity: Resources { vcpus: 4, memory_mib: 1024, disk_mib: 4096 },
+                capacity: self.options.capacity,
                 reserved: Resources::default(),
                 compute: Compute::Tcg,
             },
@@ -408,10 +412,12 @@ impl City {
     fn is_settled(&mut self) -> bool {
         let Some(states) = self.states() else { return false };
         let (_, first) = &states[0];
+        // After a restart a process only knows what its snapshot holds, until it hears what is committed.
         let same = states.iter().all(|(_, state)| state.index == first.index);
+        let whole = first.index >= self.laws.index();
         let up = first.nodes.values().all(scp_model::node::Node::is_up);
         let vms = first.vms.values().all(|vm| self.vm_is_as_wanted(vm));
-        same && up && vms && first.evictions.is_empty() && self.stray(first).is_none()
+        same && whole && up && vms && first.evictions.is_empty() && self.stray(first).is_none()
     }
 
     /// Something on a host that the state does not grant, or nothing where the state believes something.

@@ -6,17 +6,16 @@ use scp_model::RequestId;
 use crate::{
     city::{City, WINDOW_US},
     entropy::SplitMix,
+    options::Options,
     recorder,
     workload::{self, Done, Outcome, Task, request_id},
 };
-
-/// A client waits so long for one node before it asks another.
-const PATIENCE_US: u64 = 12_000_000;
 
 /// All clients of a run.
 pub struct Clients {
     rng: SplitMix,
     think_us: u64,
+    patience_us: u64,
     clients: Vec<Client>,
     stopped: bool,
 }
@@ -46,9 +45,10 @@ impl Asking {
 }
 
 impl Clients {
-    pub fn new(rng: SplitMix, count: usize, think_ms: u64) -> Self {
-        let clients = (0..count).map(|_| Client::default()).collect();
-        Self { rng, think_us: think_ms * 1000, clients, stopped: false }
+    pub fn new(rng: SplitMix, options: &Options) -> Self {
+        let clients = (0..options.clients).map(|_| Client::default()).collect();
+        let (think_us, patience_us) = (options.think_ms * 1000, options.patience_ms * 1000);
+        Self { rng, think_us, patience_us, clients, stopped: false }
     }
 
     /// No new requests; those under way are repeated until they are answered.
@@ -73,7 +73,7 @@ impl Clients {
         let now_us = city.now_us();
         let client = &mut self.clients[number];
         match &mut client.asking {
-            Some(asking) if now_us - asking.asked_us > PATIENCE_US => {
+            Some(asking) if now_us - asking.asked_us > self.patience_us => {
                 asking.asked_us = now_us;
                 asking.over(city, (None, Seen::Unknown));
                 let task = asking.task.clone();
@@ -129,7 +129,7 @@ impl Clients {
         if let Outcome::Failed(_) = outcome {
             city.ledger.failed += 1;
             // Asked again at the next step.
-            asking.asked_us = now_us.saturating_sub(PATIENCE_US + 1);
+            asking.asked_us = now_us.saturating_sub(self.patience_us + 1);
             return;
         }
         city.ledger.answered((asking.begun_us, *at_us), task, outcome);

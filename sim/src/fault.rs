@@ -1,12 +1,16 @@
 //! Faults: drawn from the seed, begun, and ended.
 
 use scp_chronicle::{Fault as Seen, What};
-use scp_raft::sim::Loss;
+use scp_raft::{Role, sim::Loss};
 
 use crate::{city::City, entropy::SplitMix, net::Link};
 
 /// A disk that loses power does at most so many more operations.
 const OPERATIONS_LEFT_MAX: u64 = 8;
+/// It is waited so long for them; then the power goes between two.
+const OPERATIONS_WAIT_US: u64 = 2_000_000;
+/// Whom a fault meets is the leader so many times of a thousand; else it is anyone.
+const LEADER_PERMILLE: u64 = 300;
 
 /// Draws faults and takes them away again.
 pub struct Faulter {
@@ -25,6 +29,11 @@ enum End {
     HealNet,
     FreeDisk(usize),
     Drivers(usize),
+    /// One of its guests ends by itself.
+    Guest(usize),
+    /// Whoever leads now is killed.
+    Behead,
+    Rejoin(usize),
 }
 
 /// The kinds of faults.
@@ -43,6 +52,8 @@ enum Kind {
     Driver,
     Guest,
     PowerAll,
+    Isolate,
+    Vanish,
 }
 
 /// How a process ends.
@@ -50,8 +61,9 @@ enum Kind {
 enum Stop {
     /// What was written survives, guests run on.
     Killed,
-    /// What was not synced may be lost or torn, guests end.
-    PowerCut,
+    /// What was not synced may be lost or torn, guests end. In the middle of a write, if one comes within
+    /// so many microseconds.
+    PowerCut(u64),
 }
 
 /// Whom a fault meets, as a person sees it, and when it ends by itself.
@@ -85,7 +97,11 @@ impl Faulter {
     /// Ends what is due, begins what comes next.
     pub fn step(&mut self, city: &mut City) {
         let now_us = city.now_us();
-        let (due, later) = std::mem::take(&mut self.ends).into_iter().partition(|(at, _)| *at <= now_us);
+        let is_due = |(at, end): &(u64, End)| {
+            let is_dead = |host: &usize| city.hosts[*host].disk.is_dead();
+            *at <= now_us || matches!(end, End::Dark(host, _) if is_dead(host))
+        };
+        let (due, later) = std::mem::take(&mut self.ends).into_iter().partition(is_due);
         self.ends = later;
         let due: Vec<(u64, End)> = due;
         due.into_iter().for_each(|(_, end)| self.end(city, end));
@@ -121,6 +137,23 @@ impl Faulter {
         }
     }
 
+    /// The whole city loses power, with all that was not synced, and gets it back.
+    pub fn darken(&mut self, city: &mut City) {
+        city.say("city", "everything loses power once more");
+        for at in 0..city.hosts.len() {
+            city.kill(at);
+            city.hosts[at].world.power_off();
+            city.hosts[at].disk = city.hosts[at].disk.crash(Loss::All);
+        }
+        (0..city.hosts.len()).for_each(|at| city.start(at));
+    }
+
+    /// Whom a fault meets.
+    fn target(&mut self, city: &City) -> usize {
+        let any = self.rng.below(city.hosts.len() as u64) as usize;
+        leader(city).filter(|_| self.rng.chance(LEADER_PERMILLE)).unwrap_or(any)
+    }
+
     fn draw(&mut self, city: &City) -> Option<Kind> {
         let faults = city.options.faults;
         let weights = [
@@ -137,6 +170,8 @@ impl Faulter {
             (Kind::Driver, faults.driver),
             (Kind::Guest, faults.guest),
             (Kind::PowerAll, faults.power_all),
+            (Kind::Isolate, faults.isolate),
+            (Kind::Vanish, faults.vanish),
         ];
         let total: u64 = weights.iter().map(|(_, weight)| weight).sum();
         if total == 0 {
@@ -153,20 +188,22 @@ impl Faulter {
     }
 
     fn begin(&mut self, city: &mut City, kind: Kind) {
-        let at = self.rng.below(city.hosts.len() as u64) as usize;
+        let at = self.target(city);
         let name = city.hosts[at].name.to_string();
         let for_us = self.rng.between(100, 20_000) * 1000;
         let until_us = city.now_us() + for_us;
         let for_ms = for_us / 1000;
         match kind {
             Kind::Crash => self.stop(city, at, until_us, Stop::Killed),
-            Kind::Power => self.stop(city, at, until_us, Stop::PowerCut),
+            Kind::Power => self.stop(city, at, until_us, Stop::PowerCut(OPERATIONS_WAIT_US)),
             Kind::PowerAll => {
                 for at in 0..city.hosts.len() {
                     let until_us = city.now_us() + self.rng.between(100, 10_000) * 1000;
-                    self.stop(city, at, until_us, Stop::PowerCut);
+                    self.stop(city, at, until_us, Stop::PowerCut(1));
                 }
             }
+            Kind::Isolate => self.isolate(city, at),
+            Kind::Vanish => self.vanish(city),
             Kind::Pause => {
                 let met = [(at, Seen::Pause, Some(until_us))];
                 strike(city, &name, format!("stands still for {for_ms} ms"), met);
@@ -207,11 +244,7 @@ impl Faulter {
                 city.hosts[at].disk.set_stalled(true);
                 self.ends.push((until_us, End::FreeDisk(at)));
             }
-            Kind::Guest => {
-                if let Some(vm) = city.hosts[at].world.end_one(&mut self.rng) {
-                    city.say(&name, format!("VM {vm} ends by itself"));
-                }
-            }
+            Kind::Guest => self.end(city, End::Guest(at)),
             Kind::Driver => {
                 let met = [(at, Seen::Hypervisor, None)];
                 strike(city, &name, format!("its hypervisor fails often for {for_ms} ms"), met);
@@ -227,12 +260,11 @@ impl Faulter {
             return;
         }
         let name = city.hosts[at].name.to_string();
-        if how == Stop::PowerCut {
-            strike(city, &name, "loses power", [(at, Seen::Power, None)]);
+        if let Stop::PowerCut(within_us) = how {
             // The disk goes first, in the middle of what it is just about to do.
             let disk = &city.hosts[at].disk;
             disk.crash_at(disk.operations() + self.rng.below(OPERATIONS_LEFT_MAX));
-            self.ends.push((city.now_us() + 1, End::Dark(at, until_us)));
+            self.ends.push((city.now_us() + within_us, End::Dark(at, until_us)));
             return;
         }
         strike(city, &name, "its process is killed", [(at, Seen::Crash, None)]);
@@ -242,10 +274,12 @@ impl Faulter {
     }
 
     fn go_dark(&mut self, city: &mut City, at: usize, until_us: u64) {
+        let name = city.hosts[at].name.to_string();
+        strike(city, &name, "loses power", [(at, Seen::Power, None)]);
         city.kill(at);
         city.hosts[at].world.power_off();
         let torn = Loss::Torn(self.rng.draw());
-        let loss = *self.rng.pick(&[Loss::All, torn]);
+        let loss = *self.rng.pick(&[Loss::All, torn, torn]);
         city.hosts[at].disk = city.hosts[at].disk.crash(loss);
         self.ends.push((until_us, End::Start(at)));
     }
@@ -275,6 +309,37 @@ impl Faulter {
         self.ends.push((until_us, End::HealNet));
     }
 
+    /// Nothing reaches it or comes from it for long enough to be declared down; what it has to tell, it
+    /// tries to tell all the while.
+    fn isolate(&mut self, city: &City, at: usize) {
+        let for_us = self.rng.between(3_000, 12_000) * 1000;
+        let host = &city.hosts[at];
+        let text = format!("is cut off from all for {} ms", for_us / 1000);
+        strike(city, host.name.as_str(), text, [(at, Seen::Partition, None)]);
+        city.net.lock().set_apart(host.id);
+        for _ in 0..self.rng.between(1, 3) {
+            let at_us = city.now_us() + self.rng.below(2_500_000);
+            self.ends.push((at_us, End::Guest(at)));
+        }
+        self.ends.push((city.now_us() + for_us, End::Rejoin(at)));
+    }
+
+    /// Less than half of the city, all at once.
+    fn vanish(&mut self, city: &mut City) {
+        let most = (city.hosts.len() as u64 - 1) / 2;
+        let mut left: Vec<usize> = (0..city.hosts.len()).collect();
+        let how = *self.rng.pick(&[Stop::Killed, Stop::PowerCut(1)]);
+        let until_us = city.now_us() + self.rng.between(4_000, 25_000) * 1000;
+        if most > 1 && self.rng.chance(600) {
+            let at_us = city.now_us() + self.rng.between(5_000, 10_000) * 1000;
+            self.ends.push((at_us, End::Behead));
+        }
+        for _ in 0..self.rng.between(1, most) {
+            let at = left.swap_remove(self.rng.below(left.len() as u64) as usize);
+            self.stop(city, at, until_us, how);
+        }
+    }
+
     #[allow(clippy::too_many_arguments, reason = "who, when and how: a fault has no fewer parts")]
     fn bad_link(&mut self, city: &City, kind: Kind, at: usize, until_us: u64) {
         let to = self.rng.below(city.hosts.len() as u64) as usize;
@@ -297,6 +362,22 @@ impl Faulter {
         match end {
             End::Dark(at, until_us) => self.go_dark(city, at, until_us),
             End::Start(at) if city.hosts[at].is_running() => {}
+            End::Rejoin(at) => {
+                over(city, at..at + 1, &[Seen::Partition]);
+                city.say(&city.hosts[at].name.to_string(), "is reached again");
+                city.net.lock().rejoin(city.hosts[at].id);
+            }
+            End::Behead => {
+                let until_us = city.now_us() + self.rng.between(1_000, 4_000) * 1000;
+                if let Some(at) = leader(city) {
+                    self.stop(city, at, until_us, Stop::Killed);
+                }
+            }
+            End::Guest(at) => {
+                if let Some(vm) = city.hosts[at].world.end_one(&mut self.rng) {
+                    city.say(&city.hosts[at].name.to_string(), format!("VM {vm} ends by itself"));
+                }
+            }
             End::Start(at) => {
                 over(city, at..at + 1, &[Seen::Crash, Seen::Power]);
                 city.say(&city.hosts[at].name.to_string(), "starts");
@@ -321,4 +402,12 @@ impl Faulter {
             }
         }
     }
+}
+
+/// Who holds itself to lead, the first of them.
+fn leader(city: &City) -> Option<usize> {
+    city.hosts.iter().position(|host| {
+        let process = host.process();
+        process.is_some_and(|process| process.core.proposer.raft.status().borrow().role == Role::Leader)
+    })
 }

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use scp_model::{
     Epoch, Event, EventKind, NodeId, Timestamp, VmId,
     node::{Liveness, SILENCE_MS_MIN},
-    vm::VmPhase,
+    sandbox::Placement,
+    vm::{Vm, VmPhase},
 };
 use scp_state::State;
 
@@ -22,6 +23,8 @@ const LATE_START_US_MAX: u64 = 5_000_000;
 const VANISHING_MS: u64 = 60_000;
 const BRAKE_PERCENT: usize = 30;
 const BRAKE_HOLD_MS: u64 = 15_000;
+/// After a silence of a second the leader asks the observers, and knows by now that a node may be lost.
+const KNOWN_MS: u64 = 2_000;
 
 /// What has been seen so far.
 #[derive(Debug, Default)]
@@ -46,6 +49,11 @@ impl Laws {
         Self { clocks_are_good: options.faults.clock == 0, ..Self::default() }
     }
 
+    /// How far the newest state went that any host ever had.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
     /// Judges the newest state that any host has.
     pub fn front(&mut self, state: &State, hosts: &[Host]) -> Result<(), Violation> {
         if state.index <= self.index {
@@ -60,6 +68,8 @@ impl Laws {
             .and_then(|()| self.nothing_is_granted_twice(state))
             .and_then(|()| self.removed_is_removed(state, hosts))
             .and_then(|()| self.what_runs_has_run(state))
+            .and_then(|()| self.what_ended_has_ended(state, hosts))
+            .and_then(|()| copies_are_there(state, hosts))
             .and_then(|()| self.brake_holds(state));
         self.remember(state, hosts);
         judged.map_err(broken)
@@ -143,6 +153,33 @@ impl Laws {
         })
     }
 
+    /// Neither is it believed of an instance that runs on that it came to its end.
+    fn what_ended_has_ended(&self, state: &State, hosts: &[Host]) -> Result<(), String> {
+        let told = |vm: &Vm, at: Placement| match vm.status.phase {
+            VmPhase::Crashed => true,
+            // It may have been placed to be stopped; or was started since that was told.
+            VmPhase::Stopped => {
+                vm.status.observed_generation == vm.generation
+                    && self.ran.contains(&(at.node, vm.id, at.epoch))
+            }
+            VmPhase::Pending
+            | VmPhase::Bound
+            | VmPhase::Starting
+            | VmPhase::Running
+            | VmPhase::Stopping
+            | VmPhase::Deleting => false,
+        };
+        let has_ended = |vm: &Vm, at: Placement| {
+            let host = hosts.iter().find(|host| host.id == at.node);
+            host.is_none_or(|host| host.world.engine.has_ended(vm.id, at.epoch))
+        };
+        let grants = state.vms.values().filter_map(|vm| Some((vm, vm.placement?)));
+        let mut wrong = grants.filter(|(vm, at)| told(vm, *at) && !has_ended(vm, *at));
+        wrong.next().map_or(Ok(()), |(vm, at)| {
+            Err(format!("VM {} counts as ended with epoch {}, and never ended so", vm.id, at.epoch.0))
+        })
+    }
+
     /// Nothing is evacuated from many nodes that vanished at once, until it is known who is gone.
     fn brake_holds(&self, state: &State) -> Result<(), String> {
         if !self.clocks_are_good {
@@ -190,6 +227,18 @@ fn room_is_kept(state: &State) -> Result<(), String> {
     }
 }
 
+fn copies_are_there(state: &State, hosts: &[Host]) -> Result<(), String> {
+    for image in state.images.values() {
+        let lacks = |host: &&Host| {
+            image.holders().any(|holder| holder == host.id) && !host.world.ever_held_image(image.id)
+        };
+        if let Some(host) = hosts.iter().find(lacks) {
+            return Err(format!("{} counts as holding image {}, and never did", host.name, image.name));
+        }
+    }
+    Ok(())
+}
+
 fn evidence_is_there(state: &State) -> Result<(), String> {
     let guessed = state.nodes.values().find(|node| match &node.liveness {
         Liveness::Up => false,
@@ -202,11 +251,12 @@ fn brake_held(state: &State, event: &Event, from: NodeId) -> Result<(), String> 
     let mut lost: Vec<(Timestamp, NodeId)> = Vec::new();
     for node in state.nodes.values() {
         match &node.liveness {
-            // Only what the leader knew when it planned.
-            Liveness::Down { since, evidence } if since.plus_ms(1_000) < event.time => {
-                lost.push((Timestamp(since.0.saturating_sub(evidence.leader_silence_ms)), node.id));
+            Liveness::Down { since, evidence } => {
+                let at = Timestamp(since.0.saturating_sub(evidence.leader_silence_ms));
+                // Only what the leader knew when it planned.
+                lost.extend((at.plus_ms(KNOWN_MS) < event.time).then_some((at, node.id)));
             }
-            Liveness::Down { .. } | Liveness::Up => {}
+            Liveness::Up => {}
         }
     }
     lost.sort_unstable();

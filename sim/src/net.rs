@@ -56,6 +56,8 @@ pub struct Net {
     default: Link,
     links: BTreeMap<(NodeId, NodeId), Link>,
     cuts: BTreeSet<(NodeId, NodeId)>,
+    /// Cut off from all others, whatever else is cut and healed.
+    apart: BTreeSet<NodeId>,
     /// What is under way to each host, by time of arrival, then by number.
     ways: BTreeMap<NodeId, BTreeMap<(u64, u64), Packet>>,
     next: u64,
@@ -79,6 +81,7 @@ impl SharedNet {
             default,
             links: BTreeMap::new(),
             cuts: BTreeSet::new(),
+            apart: BTreeSet::new(),
             ways: BTreeMap::new(),
             next: 0,
             spoke: false,
@@ -120,6 +123,15 @@ impl Net {
         self.cuts.insert((from, to));
     }
 
+    /// Nothing reaches it or comes from it until it rejoins.
+    pub fn set_apart(&mut self, node: NodeId) {
+        self.apart.insert(node);
+    }
+
+    pub fn rejoin(&mut self, node: NodeId) {
+        self.apart.remove(&node);
+    }
+
     /// Every link as at the beginning.
     pub fn heal(&mut self) {
         self.cuts.clear();
@@ -127,7 +139,7 @@ impl Net {
     }
 
     pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.cuts.contains(&(from, to))
+        self.cuts.contains(&(from, to)) || self.apart.contains(&from) || self.apart.contains(&to)
     }
 
     /// Another host begins to live.
@@ -139,7 +151,7 @@ impl Net {
     fn send(&mut self, now_us: u64, packet: Packet) {
         let way = (packet.from, packet.to);
         let link = self.links.get(&way).copied().unwrap_or(self.default);
-        let lost = self.cuts.contains(&way) || self.rng.chance(link.loss_permille);
+        let lost = self.is_cut(way.0, way.1) || self.rng.chance(link.loss_permille);
         let size = match &packet.kind {
             PacketKind::Request { bytes, .. } | PacketKind::OneWay { bytes, .. } => bytes.len(),
             PacketKind::Reply { answer, .. } => answer.as_ref().map_or(0, Bytes::len),
@@ -177,6 +189,13 @@ impl Net {
         self.ways.get(&to)?.first_key_value().map(|((due_us, _), _)| *due_us)
     }
 
+    /// A host that stands still takes in so many packets; what arrives by then beyond them is lost.
+    pub fn overflow(&mut self, to: NodeId, by_us: u64, most: usize) {
+        let Some(way) = self.ways.get_mut(&to) else { return };
+        let lost: Vec<_> = way.keys().take_while(|key| key.0 <= by_us).skip(most).copied().collect();
+        lost.iter().for_each(|key| drop(way.remove(key)));
+    }
+
     /// What has arrived at a host by then, in order.
     pub fn arrived(&mut self, to: NodeId, by_us: u64) -> Vec<Packet> {
         let Some(way) = self.ways.get_mut(&to) else { return Vec::new() };
@@ -184,7 +203,8 @@ impl Net {
         while let Some(first) = way.first_entry().filter(|first| first.key().0 <= by_us) {
             let packet = first.remove();
             // A cut also stops what is under way, as a pulled cable does.
-            if !self.cuts.contains(&(packet.from, packet.to)) {
+            let apart = self.apart.contains(&packet.from) || self.apart.contains(&packet.to);
+            if !apart && !self.cuts.contains(&(packet.from, packet.to)) {
                 arrived.push(packet);
             }
         }

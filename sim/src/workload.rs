@@ -229,7 +229,11 @@ impl Ledger {
             resources: Resources { vcpus: 1, memory_mib: 64 * rng.between(1, 4), disk_mib: 16 },
             image: self.image.unwrap_or_default(),
             ssh_keys: Vec::new(),
-            user_data: Vec::new(),
+            // Some fill more than one sector of a disk.
+            user_data: match rng.chance(300) {
+                true => vec![rng.between(1, 255) as u8; rng.between(200, 2_500) as usize],
+                false => Vec::new(),
+            },
             mac: [2, 0, 0, (number >> 16) as u8, (number >> 8) as u8, number as u8],
             zone: None,
             anti_affinity: rng.chance(300).then(|| name("apart")),

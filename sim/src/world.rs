@@ -36,11 +36,14 @@ struct Things {
     rng: SplitMix,
     failing_permille: u64,
     images: BTreeSet<ImageId>,
+    /// Those that were ever here.
+    held: BTreeSet<ImageId>,
 }
 
 impl World {
     pub fn new(rng: SplitMix) -> Arc<Self> {
-        let things = Things { rng, failing_permille: 0, images: BTreeSet::new() };
+        let (images, held) = (BTreeSet::new(), BTreeSet::new());
+        let things = Things { rng, failing_permille: 0, images, held };
         Arc::new(Self { engine: Engine::default(), things: Mutex::new(things) })
     }
 
@@ -57,7 +60,13 @@ impl World {
 
     /// The image is here from now on, as after an upload.
     pub fn hold(&self, image: ImageId) {
-        self.things().images.insert(image);
+        let mut things = self.things();
+        things.images.insert(image);
+        things.held.insert(image);
+    }
+
+    pub fn ever_held_image(&self, image: ImageId) -> bool {
+        self.things().held.contains(&image)
     }
 
     pub fn holds_image(&self, image: ImageId) -> bool {
@@ -109,6 +118,7 @@ impl World {
         match op {
             Op::EnsureImage(order) => {
                 things.images.insert(order.image);
+                things.held.insert(order.image);
                 vec![Fact::ImageHeld { image: order.image }]
             }
             Op::RemoveImage { image } => {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Seeds for one bug before it counts as not found.
-const SEEDS_MAX: &str = "40";
+const SEEDS_MAX: &str = "60";
 
 pub fn mutants(json: bool) -> Result<()> {
     packages::install(&[Step::Build])?;

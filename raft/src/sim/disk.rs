@@ -161,6 +161,11 @@ impl MemDisk {
         self.lock().crash_at = Some(operation);
     }
 
+    /// The operation that did not return has come, or the disk has crashed.
+    pub fn is_dead(&self) -> bool {
+        self.lock().dead
+    }
+
     /// Bytes that all files may take; none: no limit.
     pub fn set_capacity(&self, capacity: Option<u64>) {
         self.lock().capacity = capacity;

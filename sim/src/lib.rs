@@ -9,7 +9,7 @@
 //!   seed ─▶ options ─▶ city: hosts, links, clients ─▶ safety phase: faults ─▶ healed: liveness phase
 //!                                    │ every tick                                     │
 //!                                    ▼                                                ▼
-//!                          checks: one leader a term, one history,      everything asked for is so,
+//!                          checks: one history, no term goes back,      everything asked for is so,
 //!                          invariants, no VM twice with one epoch       nothing acknowledged is lost,
 //!                                                                       registers are linearizable
 //! ```

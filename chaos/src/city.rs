@@ -281,13 +281,29 @@ impl City {
         (most - least > APPLIED_APART_MAX).then(|| format!("applied indexes are {applied:?}"))
     }
 
+    fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.servers.run.dir.join(name).join("scpd.log")).unwrap_or_default()
+    }
+
     /// The last lines of a server's `scpd.log`.
     pub fn log_end(&self, name: &str) -> String {
-        let path = self.servers.run.dir.join(name).join("scpd.log");
-        let text = fs::read_to_string(path).unwrap_or_default();
+        let text = self.log(name);
         let lines: Vec<_> = text.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
+
+    /// Why a server's `scpd` ended last, if it said so.
+    pub fn last_error(&self, name: &str) -> Option<String> {
+        last_error(&self.log(name))
+    }
+}
+
+/// The last error and its causes, in one line.
+fn last_error(log: &str) -> Option<String> {
+    let (_, error) = log.rsplit_once("Error: ")?;
+    let told = error.split("Stack backtrace:").next()?;
+    let lines = told.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "Caused by:");
+    Some(lines.collect::<Vec<_>>().join(": "))
 }
 
 /// What a city under this crate's load applies while all its nodes are asked.
@@ -298,5 +314,19 @@ pub fn tell(error: &ClientError) -> String {
     match error.problem() {
         Some(problem) => format!("{} ({}): {}", problem.code, problem.status, problem.detail),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_is_told_with_its_causes_and_without_its_trace() {
+        let log = "Error: an earlier one\n2026-01-01 INFO scpd is up\nError: cannot start agreement\n\n\
+                   Caused by:\n    log file segment-1 is damaged\n\nStack backtrace:\n   0: main\n";
+        let told = last_error(log);
+        assert_eq!(told.as_deref(), Some("cannot start agreement: log file segment-1 is damaged"));
+        assert_eq!(last_error("INFO scpd is up"), None);
     }
 }

@@ -191,10 +191,8 @@ fn corrupt(city: &mut City, name: &str, file: &str) -> Result<String> {
     let shown = path.strip_prefix(&dir).unwrap_or(&path).display().to_string();
     Ok(match ended {
         Some(()) => {
-            let log = city.log_end(name);
-            let last =
-                log.lines().rev().find(|line| line.starts_with("Error: ")).unwrap_or("no reason is told");
-            format!("byte {place} of {shown} flipped; {name} refuses to start: {last}")
+            let why = city.last_error(name).unwrap_or_else(|| "no reason is told".into());
+            format!("byte {place} of {shown} flipped; {name} refuses to start: {why}")
         }
         None => format!("byte {place} of {shown} flipped; {name} starts all the same"),
     })

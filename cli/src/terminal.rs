@@ -90,9 +90,10 @@ fn typed(prompt: &str) -> Result<String> {
     if !terminal.is_terminal() {
         return Err(no_terminal());
     }
-    let _ = write!(terminal, "{prompt}: ");
     let handle = terminal.try_clone().map_err(|_| no_terminal())?;
+    // Before it is asked for: whoever sees the prompt may type.
     let restore = unseen(handle.into()).map_err(|_| no_terminal())?;
+    let _ = write!(terminal, "{prompt}: ");
     let line = read_unseen(&mut terminal);
     drop(restore);
     let _ = writeln!(terminal);

@@ -28,8 +28,6 @@
 //! `SCP_BENCH_MEMBERS` (10 to 200); `SCP_BENCH_QUICK=1`: 40 members, three pairs.
 
 mod city;
-#[path = "../ears.rs"]
-mod ears;
 mod member;
 mod network;
 mod process;

@@ -7,12 +7,21 @@
 //!           down AT, up AT the leader's verdict
 //! ```
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use scp_mesh::{
-    Authority, Clock, Gossip, Identity, IdentityDirectory, Members, Mesh, MeshConfig, Observer, Ports,
+    Authority, Clock, Gossip, Identity, IdentityDirectory, JoinRefusal, JoinReply, JoinRequest, Lane,
+    Members, Mesh, MeshConfig, Observer, Ports, Refusal, RefusalKind, Service, Stranger, StreamHandler,
     SystemClock,
     authority::Subject,
     gossip::{GossipConfig, cell::Roster},
@@ -26,7 +35,6 @@ use tokio::{
 
 use crate::{
     city::{CITY, City, Seated, Verdict},
-    ears::Ears,
     network,
     sides::Which,
 };
@@ -197,4 +205,37 @@ async fn obey(gossip: &Gossip, nodes: &[NodeId], roster: &watch::Sender<Arc<Rost
         });
     }
     Ok(())
+}
+
+/// Answers the leader's questions about silence, and nothing else.
+#[derive(Default)]
+struct Ears(Mutex<Option<Observer>>);
+
+impl Ears {
+    fn open(&self, observer: Observer) {
+        *self.0.lock().expect("nothing panics while it holds this lock") = Some(observer);
+    }
+}
+
+fn not_here() -> Refusal {
+    Refusal::new(RefusalKind::NotHere, "only silence is told here")
+}
+
+#[async_trait]
+impl Service for Ears {
+    async fn answer(&self, _: NodeId, lane: Lane, request: Bytes) -> Result<Bytes, Refusal> {
+        let observer = self.0.lock().expect("nothing panics while it holds this lock").clone();
+        match (lane, observer) {
+            (Lane::Probe, Some(observer)) => observer.answer(&request),
+            (_, _) => Err(not_here()),
+        }
+    }
+
+    async fn stream(&self, _: NodeId, _: Bytes) -> Result<StreamHandler, Refusal> {
+        Err(not_here())
+    }
+
+    async fn join(&self, _: Stranger, _: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+        Err(JoinRefusal::TokenUnknown)
+    }
 }

@@ -23,8 +23,6 @@
 //! `SCP_BENCH_OBJECTS`, `SCP_BENCH_NODES`, `SCP_BENCH_VMS` shrink it; `SCP_BENCH_QUICK=1`: one restart of each
 //! kind, on the disk. `SCP_BENCH_SCPD`: the binary.
 
-#[path = "../ears.rs"]
-mod ears;
 mod fill;
 mod keypairs;
 mod peers;

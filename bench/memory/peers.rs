@@ -1,10 +1,16 @@
 //! The other nodes of the city: endpoints of the production mesh, in this process.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use anyhow::{Context, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
 use scp_mesh::{
-    Authority, Clock, Gossip, Identity, IdentityDirectory, Mesh, MeshConfig, NodeKey, Observer, Ports,
+    Authority, Clock, Gossip, Identity, IdentityDirectory, JoinRefusal, JoinReply, JoinRequest, Lane, Mesh,
+    MeshConfig, NodeKey, Observer, Ports, Refusal, RefusalKind, Service, Stranger, StreamHandler,
     SystemClock,
     authority::Subject,
     gossip::{GossipConfig, cell::Roster},
@@ -18,7 +24,7 @@ use scp_model::{
 use scp_state::State;
 use tokio::sync::watch;
 
-use crate::{ears::Ears, fill::Writer};
+use crate::fill::Writer;
 
 const ZONES: usize = 8;
 /// A day, in milliseconds.
@@ -132,4 +138,37 @@ async fn admit(writer: &Writer, (number, name): (usize, Name), (key, mesh): (&No
         (Actor::Node(node), Command::AdmitNode(Box::new(admit))),
     ];
     writer.write(admission).await
+}
+
+/// Answers the leader's questions about silence, and nothing else.
+#[derive(Default)]
+struct Ears(Mutex<Option<Observer>>);
+
+impl Ears {
+    fn open(&self, observer: Observer) {
+        *self.0.lock().expect("nothing panics while it holds this lock") = Some(observer);
+    }
+}
+
+fn not_here() -> Refusal {
+    Refusal::new(RefusalKind::NotHere, "only silence is told here")
+}
+
+#[async_trait]
+impl Service for Ears {
+    async fn answer(&self, _: NodeId, lane: Lane, request: Bytes) -> Result<Bytes, Refusal> {
+        let observer = self.0.lock().expect("nothing panics while it holds this lock").clone();
+        match (lane, observer) {
+            (Lane::Probe, Some(observer)) => observer.answer(&request),
+            (_, _) => Err(not_here()),
+        }
+    }
+
+    async fn stream(&self, _: NodeId, _: Bytes) -> Result<StreamHandler, Refusal> {
+        Err(not_here())
+    }
+
+    async fn join(&self, _: Stranger, _: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+        Err(JoinRefusal::TokenUnknown)
+    }
 }

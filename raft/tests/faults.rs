@@ -427,3 +427,33 @@ async fn a_group_on_real_files_keeps_everything_through_a_restart_of_all() {
     one.shutdown().await;
     two.shutdown().await;
 }
+
+/// Snapshots at every few entries; larger segments, so that more waits for a quorum than calls for one.
+fn eager(config: &mut Config) {
+    small(config);
+    config.snapshot_log_bytes = 4 << 10;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_is_not_taken_again_while_what_is_too_much_waits_for_a_quorum() {
+    let group = Group::of(3, eager).await;
+    let mut commands = group.fill(0, 20).await;
+    let leader = group.leader().await;
+    for &other in group.members.keys().filter(|&&node| node != leader) {
+        group.switch.cut(leader, other);
+    }
+    let mut waiting = Vec::new();
+    for number in 20..32 {
+        let (raft, command) = (group.raft(leader).clone(), format!("line {number} {}", "x".repeat(1_000)));
+        commands.push(command.clone());
+        waiting.push(tokio::spawn(async move { raft.write(command.into_bytes().into()).await }));
+    }
+    // Virtual time passes only while nobody is busy: one that took it again and again would wait here
+    // for ever. Nobody stands for election yet.
+    sleep(Duration::from_millis(50)).await;
+    group.switch.heal();
+    for write in waiting {
+        write.await.expect("the task ends").expect("it was appended, and the quorum is back");
+    }
+    group.agree(&commands).await;
+}

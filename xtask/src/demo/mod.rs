@@ -70,8 +70,9 @@ pub fn demo(options: args::Demo) -> Result<()> {
     }
     told?;
     match measures.double_runs {
-        0 => Ok(()),
-        times => bail!("the VM ran twice at once, {times} times: a promise is broken"),
+        Some(0) => Ok(()),
+        Some(times) => bail!("the VM ran twice at once, {times} times: a promise is broken"),
+        None => bail!("nobody looked whether the VM ran twice"),
     }
 }
 
@@ -120,7 +121,7 @@ pub fn found(city: &mut City, timeline: &mut Timeline, measures: &mut Measures) 
         bail!("the city does not become ready; it says: {sentence}");
     }
     let at = timeline.reached(format!("ready: {sentence}"));
-    measures.ready_s = seconds(at - begun);
+    measures.ready_s = Some(seconds(at - begun));
     Ok(())
 }
 
@@ -144,7 +145,7 @@ fn create(city: &City, timeline: &mut Timeline, measures: &mut Measures) -> Resu
     let words = ["vm", "create", "web", "--image", "guest", "--flavor", "tiny", "--keypair", "me", "--wait"];
     let vm = city.ask("n2", &words)?;
     let at = timeline.reached(format!("VM web runs on {}", node_of(&vm)));
-    measures.vm_active_s = seconds(at - begun);
+    measures.vm_active_s = Some(seconds(at - begun));
     let id = vm["id"].as_str().context("vm create told no id")?.to_string();
     let runs_on = city.servers_of(&scp_servers::vm_processes()?, &id);
     if runs_on != [node_of(&vm)] {
@@ -205,20 +206,20 @@ fn lose_a_server(city: &mut City, timeline: &mut Timeline, measures: &mut Measur
     let dead =
         dead.with_context(|| format!("{lost} is not declared dead; events: {:?}", events.kinds(killed_at)))?;
     timeline.reached_at(dead, format!("{lost} is declared dead"));
-    measures.declared_dead_s = seconds(dead - killed_at);
+    measures.declared_dead_s = Some(seconds(dead - killed_at));
     let elsewhere = wait_until(SOON, || {
         processes.seen().first.values().find(|(at, server)| *at > killed_at && server != lost).cloned()
     });
     let (restarted, server) = elsewhere.context("the VM is not started elsewhere")?;
     timeline.reached_at(restarted, format!("the VM's process is on {server}"));
-    measures.vm_restarted_s = seconds(restarted - killed_at);
+    measures.vm_restarted_s = Some(seconds(restarted - killed_at));
     guest_is_up(city, witness)?;
     let up = timeline.reached("the guest is up again, its console answers");
-    measures.guest_up_s = seconds(up - killed_at);
+    measures.guest_up_s = Some(seconds(up - killed_at));
 
     bring_back(city, timeline, measures, (lost, witness))?;
     let seen = processes.end();
-    measures.double_runs = seen.double_runs;
+    measures.double_runs = Some(seen.double_runs);
     timeline.reached(format!("{} looks at the process table: {} double runs", seen.looks, seen.double_runs));
     Ok(())
 }
@@ -245,7 +246,7 @@ fn bring_back(
     });
     back.with_context(|| format!("{lost} does not come back"))?;
     let back = timeline.reached(format!("{lost} is back in the city"));
-    measures.node_back_s = seconds(back - on_at);
+    measures.node_back_s = Some(seconds(back - on_at));
     pause(WATCH_AFTER);
     let vm = city.ask(lost, &["vm", "show", "web"])?;
     if node_of(&vm) == lost || vm["phase"] != "running" {

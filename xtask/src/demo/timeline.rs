@@ -19,23 +19,23 @@ pub struct Timeline {
     milestones: Vec<(Instant, String)>,
 }
 
-/// The measured numbers.
+/// The measured numbers; none: it did not come to it.
 #[derive(Debug, Clone, Default)]
 pub struct Measures {
     /// From switching the servers on to a city that survives the loss of any one of them.
-    pub ready_s: f64,
+    pub ready_s: Option<f64>,
     /// From asking for the VM to its running.
-    pub vm_active_s: f64,
+    pub vm_active_s: Option<f64>,
     /// From the kill to the city's saying that the node is down.
-    pub declared_dead_s: f64,
+    pub declared_dead_s: Option<f64>,
     /// From the kill to the VM's process on another server.
-    pub vm_restarted_s: f64,
+    pub vm_restarted_s: Option<f64>,
     /// From the kill to the guest's being up again.
-    pub guest_up_s: f64,
+    pub guest_up_s: Option<f64>,
     /// From switching the lost server on again to its being up in the city.
-    pub node_back_s: f64,
+    pub node_back_s: Option<f64>,
     /// How many times the VM was seen running twice.
-    pub double_runs: u64,
+    pub double_runs: Option<u64>,
 }
 
 impl Timeline {
@@ -70,15 +70,21 @@ impl Timeline {
         }
         text.push_str("\nMeasured:\n");
         for (name, value, goal) in measures.goals() {
-            let (mark, goal) = match goal {
-                Some(goal) if value <= goal => ("ok  ", format!("goal: at most {goal}")),
-                Some(goal) => ("slow", format!("goal: at most {goal}, on an idle machine")),
-                None => ("    ", String::new()),
+            let (mark, goal) = match (value, goal) {
+                (Some(value), Some(goal)) if value <= goal => ("ok  ", format!("goal: at most {goal}")),
+                (Some(_), Some(goal)) => ("slow", format!("goal: at most {goal}, on an idle machine")),
+                (None, Some(goal)) => ("    ", format!("goal: at most {goal}; it did not come to it")),
+                (_, None) => ("    ", String::new()),
             };
-            text.push_str(&format!("  {mark}  {name:<16} {value:>8.2}  {goal}\n"));
+            let value = value.map_or("-".to_owned(), |value| format!("{value:.2}"));
+            text.push_str(&format!("  {mark}  {name:<16} {value:>8}  {goal}\n"));
         }
-        let mark = if measures.double_runs == 0 { "ok  " } else { "BAD " };
-        text.push_str(&format!("  {mark}  {:<16} {:>8}  promise: 0\n", "double_runs", measures.double_runs));
+        let (mark, runs) = match measures.double_runs {
+            Some(0) => ("ok  ", "0".to_owned()),
+            Some(runs) => ("BAD ", runs.to_string()),
+            None => ("    ", "-".to_owned()),
+        };
+        text.push_str(&format!("  {mark}  {:<16} {runs:>8}  promise: 0\n", "double_runs"));
         text
     }
 
@@ -97,7 +103,7 @@ impl Timeline {
 }
 
 impl Measures {
-    fn goals(&self) -> [(&'static str, f64, Option<f64>); 6] {
+    fn goals(&self) -> [(&'static str, Option<f64>, Option<f64>); 6] {
         [
             ("ready_s", self.ready_s, Some(READY_S_MAX)),
             ("vm_active_s", self.vm_active_s, None),
@@ -124,13 +130,27 @@ mod tests {
         let late = timeline.began + Duration::from_millis(2500);
         timeline.reached_at(late, "sunset");
         timeline.reached_at(timeline.began + Duration::from_millis(30), "sunrise");
-        let shown = timeline.show(&Measures { declared_dead_s: 3.5, ..Measures::default() });
+        let shown = timeline.show(&Measures {
+            declared_dead_s: Some(3.5),
+            double_runs: Some(0),
+            ..Measures::default()
+        });
         assert!(shown.find("sunrise") < shown.find("sunset"), "{shown}");
         assert!(shown.contains("     2.50  sunset\n"), "{shown}");
         assert!(shown.contains("slow  declared_dead_s      3.50"), "{shown}");
+        assert!(shown.contains("ok    double_runs             0"), "{shown}");
         let json = timeline.json(&Measures::default());
         for name in ["ready_s", "vm_active_s", "declared_dead_s", "vm_restarted_s", "double_runs"] {
-            assert!(json[name].is_number(), "{name}");
+            assert!(json.get(name).is_some(), "{name}");
         }
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_told_as_good() {
+        let timeline = Timeline::begin();
+        let shown = timeline.show(&Measures::default());
+        assert!(!shown.contains("ok"), "{shown}");
+        let json = timeline.json(&Measures::default());
+        assert!(json["double_runs"].is_null() && json["ready_s"].is_null(), "{json}");
     }
 }

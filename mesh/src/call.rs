@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     lane::Lane,
     mesh::Shared,
-    peer::{CloseCode, Dial, Link, Peer, Way, retire},
+    peer::{CloseCode, Dial, Link, LinkUse, Peer, Way, retire},
     serve,
     tls::{self, Standing},
     transport::{Duplex, MeshError},
@@ -32,6 +32,8 @@ use crate::{
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// A gossip message that did not leave within this, connecting included, is worth nothing any more.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Nor is a heartbeat or an alarm after this.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whom to ask, on which lane, and how long to wait.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +74,7 @@ pub(crate) async fn request(shared: &Arc<Shared>, call: Call, body: Bytes) -> Re
     let asking = async {
         let peer = checked_peer(shared, call, &body)?;
         let _permit = permit(peer.asking(call.lane)).await;
-        let (mut streams, _link) = begin(shared, (call, Kind::Request), &body, &progress).await?;
+        let (mut streams, _used) = begin(shared, (call, Kind::Request), &body, &progress).await?;
         let broken = |error| broken(call.peer, &error);
         streams.0.finish().map_err(|_| broken(WireError::Read(std::io::ErrorKind::NotConnected.into())))?;
         let answer = wire::read_answer(&mut streams.1, call.lane.limits().bytes_max).await;
@@ -87,11 +89,11 @@ pub(crate) async fn open(shared: &Arc<Shared>, call: Call, opening: Bytes) -> Re
     let opening = async {
         let peer = checked_peer(shared, call, &opening)?;
         let permit = permit(peer.streams_out.clone()).await;
-        let (mut streams, link) = begin(shared, (call, Kind::Stream), &opening, &progress).await?;
+        let (mut streams, used) = begin(shared, (call, Kind::Stream), &opening, &progress).await?;
         let answer = wire::read_answer(&mut streams.1, call.lane.limits().bytes_max).await;
         let answer = answer.map_err(|error| broken(call.peer, &error))?;
         answer.map_err(|refusal| MeshError::Refused { peer: call.peer, refusal })?;
-        let held = Arc::new((permit, link.enter()));
+        let held = Arc::new((permit, used));
         Ok(serve::duplex(streams, held))
     };
     run(shared, call, &progress, opening).await
@@ -135,7 +137,7 @@ async fn begin(
     (call, kind): (Call, Kind),
     body: &[u8],
     progress: &Progress,
-) -> Result<(Streams, Arc<Link>), MeshError> {
+) -> Result<(Streams, LinkUse), MeshError> {
     progress.is(Progress::CONNECTING);
     let peer = shared.peer(call.peer);
     let frame = scp_codec::frame(wire::VERSION, body)
@@ -146,6 +148,7 @@ async fn begin(
         if link.standing == Standing::RenewOnly && call.lane != Lane::Renew {
             return Err(MeshError::CertificateExpired { peer: call.peer });
         }
+        let used = link.enter();
         // A link that has just broken fails here, before anything was sent: the next turn finds another.
         let Ok((mut send, receive)) = link.connection.open_bi().await else { continue };
         progress.is(Progress::SENT);
@@ -154,9 +157,9 @@ async fn begin(
             send.write_all(&frame).await
         };
         return match written.await {
-            Ok(()) => Ok(((send, receive), link)),
+            Ok(()) => Ok(((send, receive), used)),
             // Refused before all was written: the answer says why.
-            Err(WriteError::Stopped(_)) => Ok(((send, receive), link)),
+            Err(WriteError::Stopped(_)) => Ok(((send, receive), used)),
             Err(error) => Err(MeshError::Broken { peer: call.peer, why: error.to_string() }),
         };
     }
@@ -286,10 +289,8 @@ pub(crate) fn send(shared: &Arc<Shared>, peer: NodeId, lane: Lane, message: Byte
         return Err(MeshError::ShutDown);
     }
     let link = link_now(shared, peer);
-    if lane == Lane::Probe {
-        let datagram = [&[lane.code()][..], &message].concat();
-        let sent = link?.connection.send_datagram(datagram.into());
-        return sent.map_err(|error| MeshError::Broken { peer, why: error.to_string() });
+    if let (Lane::Probe, Ok(link)) = (lane, &link) {
+        return probe_out(link, &message).map_err(|why| MeshError::Broken { peer, why });
     }
     let known = shared.known_peer(peer).filter(|known| known.address().is_some());
     let (link, known) = match (link, known) {
@@ -302,10 +303,24 @@ pub(crate) fn send(shared: &Arc<Shared>, peer: NodeId, lane: Lane, message: Byte
     let waits = shared.clone();
     shared.spawn(async move {
         // Best effort: whoever misses a message is told the same again in the next round.
-        let _ = timeout(MESSAGE_TIMEOUT, message_to(&waits, (&known, link), (lane, &message))).await;
+        if lane == Lane::Probe {
+            if let Ok(Ok(link)) = timeout(PROBE_TIMEOUT, self::link(&waits, &known)).await {
+                let _ = probe_out(&link, &message);
+            }
+        } else {
+            let _ = timeout(MESSAGE_TIMEOUT, message_to(&waits, (&known, link), (lane, &message))).await;
+        }
         drop(permit);
     });
     Ok(())
+}
+
+fn probe_out(link: &Link, message: &[u8]) -> Result<(), String> {
+    if link.standing == Standing::RenewOnly {
+        return Ok(());
+    }
+    let datagram = [&[Lane::Probe.code()][..], message].concat();
+    link.connection.send_datagram(datagram.into()).map_err(|error| error.to_string())
 }
 
 async fn message_to(
@@ -313,22 +328,27 @@ async fn message_to(
     (peer, now): (&Arc<Peer>, Option<Arc<Link>>),
     (lane, message): (Lane, &[u8]),
 ) -> std::io::Result<()> {
-    let link = match now {
-        Some(link) => link,
-        None => link(shared, peer).await.map_err(std::io::Error::other)?,
-    };
-    if link.standing == Standing::RenewOnly {
+    if let Some(link) = now
+        && message_out(&link, lane, message).await.is_ok()
+    {
         return Ok(());
     }
+    // There was none, or it was of an earlier life of the peer's: the first packet showed it.
+    let link = link(shared, peer).await.map_err(std::io::Error::other)?;
     message_out(&link, lane, message).await
 }
 
 async fn message_out(link: &Arc<Link>, lane: Lane, message: &[u8]) -> std::io::Result<()> {
+    if link.standing == Standing::RenewOnly {
+        return Ok(());
+    }
     let _use = link.enter();
     let frame = scp_codec::frame(wire::VERSION, message).map_err(std::io::Error::other)?;
     let mut stream = link.connection.open_uni().await?;
     stream.write_u8(lane.code()).await?;
     AsyncWriteExt::write_all(&mut stream, &frame).await?;
     stream.finish()?;
+    // Until it has arrived.
+    stream.stopped().await?;
     Ok(())
 }

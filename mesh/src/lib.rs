@@ -45,6 +45,7 @@ pub mod memory;
 pub mod mesh;
 pub mod observe;
 mod peer;
+mod pulse;
 pub mod renew;
 mod restart;
 mod serve;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! # Failure paths
-//! - Peer dead: its links time out ([`IDLE`]), dials fail, callers are told within their own timeouts.
+//! - Peer dead: a link that owes an answer is closed ([`pulse`]), dials fail, callers are told within their own timeouts.
 //! - Peer restarted: it answers our packets of the old connection with a stateless reset, and we redial.
 //! - Removed from the city: links are closed as soon as the state says so.
 //! - Our certificate renewed: [`Mesh::reload`]; links keep running, new ones use the new certificate.
@@ -39,19 +39,11 @@ use crate::{
     lane::{INBOX_MAX, Lane, STREAMS_MAX},
     members::{Known, Members},
     peer::{CloseCode, Link, Peer, retire},
-    restart, serve,
+    pulse, restart, serve,
     tls::{self, Standing},
     transport::{Duplex, MeshError, Service, Transport},
 };
 
-/// A connection without a sign of life for this long is dead. More than twice the longest stall (2 s)
-/// after which a node still counts as alive.
-pub(crate) const IDLE: Duration = Duration::from_secs(5);
-/// A quiet connection is kept with a ping: three of them fit into [`IDLE`], so two may be lost.
-const KEEP_ALIVE: Duration = Duration::from_millis(1_500);
-/// The same for who accepted it. The dialer's pings come first, so this one is silent unless they fail, or the
-/// dialer is a user's program that sends none; two fit into [`IDLE`].
-const KEEP_ALIVE_ACCEPTED: Duration = Duration::from_millis(2_400);
 /// Assumed before the first answer; a lost first packet is repeated after three times this. Cities are
 /// wider than a room and smaller than a continent.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
@@ -63,6 +55,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 /// frames, loopback. Each packet costs the same work, however large. quinn hands the kernel ten at once, which
 /// together have to stay below 64 KiB.
 pub(crate) const DATAGRAM_BYTES_MAX: u16 = 6_500;
+/// How often a connection tries again whether its path takes larger datagrams: paths hardly ever change, and a
+/// search is a dozen packets of the largest sizes.
+const PATH_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// How long [`Mesh::shutdown`] waits for peers to hear the goodbye.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -180,6 +175,7 @@ impl Mesh {
         });
         shared.spawn(serve::accept(shared.clone()));
         shared.spawn(follow_members(shared.clone()));
+        shared.spawn(pulse::watch(shared.clone()));
         Ok(Self { shared })
     }
 
@@ -311,7 +307,7 @@ impl Shared {
         there.find(is_member)
     }
 
-    fn links(&self) -> Vec<Arc<Link>> {
+    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
         let peers: Vec<_> = self.peers().values().cloned().collect();
         peers.iter().flat_map(|peer| peer.links()).collect()
     }
@@ -408,27 +404,35 @@ async fn follow_members(shared: Arc<Shared>) {
 fn tls_configs(identity: &Identity) -> Result<(quinn::ServerConfig, quinn::ClientConfig), rustls::Error> {
     let server = tls::server(identity.chain(), identity.key.to_tls())?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
-    let mut accepting = transport_config(DATAGRAM_BYTES_MAX);
-    accepting.keep_alive_interval(Some(KEEP_ALIVE_ACCEPTED));
-    server.transport_config(Arc::new(accepting));
+    let transport = Arc::new(between_members());
+    server.transport_config(transport.clone());
     let client = tls::client(identity.chain(), identity.key.to_tls(), tls::ALPN_MESH)?;
     let mut client = quinn::ClientConfig::new(Arc::new(client));
-    client.transport_config(Arc::new(transport_config(DATAGRAM_BYTES_MAX)));
+    client.transport_config(transport);
     Ok((server, client))
 }
 
-/// Datagrams grow up to `datagram_bytes_max` where the path takes them.
+/// A quiet connection is kept for long and says nothing: whether the peer lives is watched by [`pulse`].
+fn between_members() -> TransportConfig {
+    let mut transport = transport_config(DATAGRAM_BYTES_MAX);
+    let rest = IdleTimeout::try_from(pulse::REST).expect("minutes fit into a QUIC varint");
+    transport.max_idle_timeout(Some(rest)).keep_alive_interval(None);
+    transport
+}
+
+/// For who dials and is no member: it keeps its connection up. Datagrams grow up to `datagram_bytes_max` where
+/// the path takes them.
 pub(crate) fn transport_config(datagram_bytes_max: u16) -> TransportConfig {
     let requests: usize = Lane::ALL.iter().map(|lane| lane.limits().requests_max).sum();
     let streams = u32::try_from(requests + STREAMS_MAX).expect("the limits are small");
     let messages = u32::try_from(Lane::Gossip.limits().requests_max + 1).expect("the limits are small");
     let mut datagrams = MtuDiscoveryConfig::default();
-    datagrams.upper_bound(datagram_bytes_max);
+    datagrams.upper_bound(datagram_bytes_max).interval(PATH_INTERVAL);
     let mut transport = TransportConfig::default();
     transport
         .mtu_discovery_config(Some(datagrams))
-        .max_idle_timeout(Some(IdleTimeout::try_from(IDLE).expect("5 s fit into a QUIC varint")))
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::try_from(pulse::IDLE).expect("5 s fit into a QUIC varint")))
+        .keep_alive_interval(Some(pulse::KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)
         .max_concurrent_bidi_streams(streams.into())
         .max_concurrent_uni_streams(messages.into())

@@ -34,6 +34,7 @@ use tokio::{
 use crate::{
     certificate::Certificate,
     lane::{Lane, STREAMS_MAX},
+    pulse::Pulse,
     tls::Standing,
     transport::MeshError,
 };
@@ -55,6 +56,8 @@ pub(crate) enum CloseCode {
     /// The certificate was renewed: come again with the new one.
     Reauthenticate,
     Busy,
+    /// The peer owes a sign of life.
+    Silent,
 }
 
 impl CloseCode {
@@ -65,6 +68,7 @@ impl CloseCode {
             Self::Superseded => 2,
             Self::Reauthenticate => 3,
             Self::Busy => 4,
+            Self::Silent => 5,
         }
     }
 }
@@ -79,6 +83,7 @@ pub(crate) struct Link {
     pub(crate) standing: Standing,
     established: Instant,
     uses: AtomicUsize,
+    pulse: Mutex<Pulse>,
     /// KiB of requests being read and served for this connection.
     pub(crate) inflight_kib: Arc<Semaphore>,
 }
@@ -110,6 +115,7 @@ impl Link {
             standing,
             established: Instant::now(),
             uses: AtomicUsize::new(0),
+            pulse: Mutex::new(Pulse::new()),
             inflight_kib: Arc::new(Semaphore::new(INFLIGHT_KIB_MAX)),
         })
     }
@@ -127,8 +133,13 @@ impl Link {
         self.connection.close(code.number().into(), why.as_bytes());
     }
 
-    fn is_idle(&self) -> bool {
-        self.uses.load(Ordering::Relaxed) == 0
+    /// Whether a request or a stream of either end is under way.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.uses.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn pulse(&self) -> MutexGuard<'_, Pulse> {
+        self.pulse.lock().expect("nothing panics while it holds this lock")
     }
 }
 
@@ -141,7 +152,7 @@ pub(crate) async fn retire(link: Arc<Link>) {
         if !link.is_open() {
             return;
         }
-        if link.is_idle() {
+        if !link.is_in_use() {
             return link.close(CloseCode::Superseded, "another connection is in use");
         }
     }

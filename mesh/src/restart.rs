@@ -54,7 +54,7 @@ mod tests {
     use super::*;
     use crate::{
         Authority, Clock, Identity, Lane, Mesh, MeshConfig, Ports, SystemClock, Transport,
-        authority::Subject, mesh::IDLE, suite::Echo,
+        authority::Subject, pulse::IDLE, suite::Echo,
     };
 
     async fn start(identity: &Identity, listen: SocketAddr) -> Mesh {

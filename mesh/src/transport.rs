@@ -50,7 +50,7 @@ pub trait Transport: Send + Sync + 'static {
     async fn open(&self, peer: NodeId, opening: Bytes, timeout: Duration) -> Result<Duplex, MeshError>;
 
     /// Sends a one-way message (lanes gossip and probe), best effort and without waiting for it. Where there
-    /// is no connection one is begun: a gossip message goes out when it is there, a probe is dropped.
+    /// is no connection one is begun, and the message goes out when it is there soon.
     fn send(&self, peer: NodeId, lane: Lane, message: Bytes) -> Result<(), MeshError>;
 
     /// Where one-way messages of the lane arrive. There is one reader a lane: asking again ends the

@@ -57,6 +57,11 @@ impl CellId {
         NodeId(self.prefix)..=NodeId(self.prefix | Self::rest(self.bits))
     }
 
+    /// Whether it is the only one.
+    pub(crate) fn is_whole_city(self) -> bool {
+        self.bits == 0
+    }
+
     pub fn contains(self, node: NodeId) -> bool {
         self.range().contains(&node)
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     FACTS_MAX, Facts, GOSSIP_INTERVAL, Seen, Task, check_fact,
-    link::{Circle, CircleTransport, address_of},
+    link::{Circle, CircleTransport, address_of, node_at},
     news::Version,
 };
 
@@ -30,6 +30,9 @@ const DEAD_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// The rarest signs of life that still count, far above what the budget leaves of them at 200 members.
 const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// Signs of life by which a member's next is expected: few, because they come the rarer the more members
+/// come to be known, and each member keeps so many of every other.
+const HEARTBEATS_KEPT: usize = 16;
 
 /// An ambassador's word for a member.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -52,7 +55,8 @@ impl Drop for Membership {
 impl Membership {
     pub(super) async fn begin(task: &Task, circle: Circle, partners: &[NodeId]) -> Option<Self> {
         let config = ChitchatConfig {
-            chitchat_id: ChitchatId::new(task.us.to_string(), task.config.incarnation, address_of(task.us)),
+            // The address tells who it is, and every message names every member.
+            chitchat_id: ChitchatId::new("", task.config.incarnation, address_of(task.us)),
             cluster_id: format!("{}/{circle}", task.config.city),
             gossip_interval: GOSSIP_INTERVAL,
             listen_addr: address_of(task.us),
@@ -61,6 +65,7 @@ impl Membership {
                 dead_node_grace_period: DEAD_GRACE,
                 initial_interval: GOSSIP_INTERVAL,
                 max_interval: HEARTBEAT_INTERVAL_MAX,
+                sampling_window_size: HEARTBEATS_KEPT,
                 ..FailureDetectorConfig::default()
             },
             marked_for_deletion_grace_period: DELETED_GRACE,
@@ -130,7 +135,7 @@ impl Membership {
     pub(super) async fn told(&self, ambassadors: &BTreeSet<NodeId>) -> BTreeMap<NodeId, Seen> {
         let told = |chitchat: &mut Chitchat| {
             let mut members: BTreeMap<NodeId, Seen> = BTreeMap::new();
-            let speaks = |id: &ChitchatId| id.node_id.parse().is_ok_and(|node| ambassadors.contains(&node));
+            let speaks = |id: &ChitchatId| node_of(id).is_some_and(|node| ambassadors.contains(&node));
             for (_, ambassador) in chitchat.node_states().iter().filter(|(id, _)| speaks(id)) {
                 let words = ambassador.iter_prefix(SPOKEN_FOR).filter(|(_, value)| !value.is_deleted());
                 for (key, value) in words {
@@ -148,10 +153,14 @@ impl Membership {
     }
 }
 
+fn node_of(id: &ChitchatId) -> Option<NodeId> {
+    node_at(id.gossip_advertise_addr)
+}
+
 fn first_hand(chitchat: &Chitchat, known: &BTreeMap<NodeId, Seen>) -> BTreeMap<NodeId, Seen> {
     let mut newest: BTreeMap<NodeId, (&ChitchatId, &NodeState)> = BTreeMap::new();
     for (id, state) in chitchat.node_states() {
-        let Ok(node) = id.node_id.parse::<NodeId>() else { continue };
+        let Some(node) = node_of(id) else { continue };
         let known = newest.entry(node).or_insert((id, state));
         if id.generation_id > known.0.generation_id {
             *known = (id, state);

@@ -1,16 +1,16 @@
 //! chitchat's socket, made of the mesh's gossip lane.
 //!
 //! ```text
-//! message: | version 2 u8 | cell: bits u8, prefix u64 (255 and zeros: the city-wide cell) | zstd: chitchat's own |
-//!          | version 2 u8 | 254 and zeros                                                 | news             |
+//! message: | version 3 u8 | cell: bits u8, prefix u64 (255 and zeros: the city-wide cell) | zstd: chitchat's own |
+//!          | version 3 u8 | 254 and zeros                                                 | news             |
 //! ```
 //! chitchat names every member in every message: kilobytes at 200. So there is a budget: a member
 //! begins an exchange only when what it sent so far, answers included, is paid for. The larger the circle,
 //! the rarer the exchanges, and the traffic stays the same; what must be known soon travels as news.
 //!
-//! Each round chitchat turns to a few that live, and by chance to one that is dead and to one of all. The
-//! budget mostly lets only the first go. Were it always the first, those who know each other would never turn
-//! to anyone else: whoever was passed over last has every other turn.
+//! With whom is not chitchat's choice, which would be anyone, and thus in time a connection to everyone: a
+//! member exchanges with its neighbours (see `ring`), each in turn, and seldom with one that counts as
+//! down. What begins an exchange says who we are and what we know, and is the same for everyone.
 //!
 //! chitchat names its peers by socket address. Ours are made of node ids, one to one, and are never
 //! dialed: a node keeps its gossip address when its real one changes.
@@ -31,10 +31,14 @@ use chitchat::{
 use scp_model::NodeId;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{cell::CellId, news::News};
+use super::{
+    cell::{CellId, Roster},
+    news::News,
+    ring,
+};
 use crate::{lane::Lane, transport::Transport};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const CITY_WIDE: u8 = 255;
 /// No prefix has so many bits.
 const NEWS: [u8; 9] = [254, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -45,10 +49,14 @@ const QUEUE_MAX: usize = 256;
 const MESSAGE_BYTES_MAX: usize = 65_507;
 /// The fastest level: messages are small and every round makes some.
 const ZSTD_LEVEL: i32 = 1;
-/// What a member may send in its cell, in bytes a second.
-const CELL_BUDGET: u64 = 900;
+/// What a member may send in its cell, in bytes a second: with packets' headers and heartbeats it stays
+/// below the 1.5 kB/s that a member may send.
+const CELL_BUDGET: u64 = 550;
 /// And in the city-wide cell, of which two in a hundred or so are members and where thousands are told of.
 const CITY_WIDE_BUDGET: u64 = 16_000;
+/// What a member may send ahead when it begins, in seconds of the budget: it knows nobody, and everyone
+/// wants to know of it.
+const CREDIT_SECONDS: u64 = 60;
 /// Debts beyond this are let off, in seconds of the budget: who told a newcomer everything is not silent
 /// for minutes.
 const DEBT_SECONDS_MAX: u64 = 20;
@@ -102,19 +110,35 @@ pub(super) struct Router {
     transport: Arc<dyn Transport>,
     news: mpsc::Sender<News>,
     queues: Mutex<BTreeMap<[u8; 9], Queue>>,
+    partners: Mutex<BTreeMap<Circle, Partners>>,
 }
 
 impl Router {
     /// News arrive at the receiver.
     pub(super) fn new(transport: Arc<dyn Transport>) -> (Arc<Self>, mpsc::Receiver<News>) {
         let (news, arriving) = mpsc::channel(QUEUE_MAX);
-        (Arc::new(Self { transport, news, queues: Mutex::default() }), arriving)
+        (Arc::new(Self { transport, news, queues: Mutex::default(), partners: Mutex::default() }), arriving)
     }
 
     pub(super) fn tell(&self, to: NodeId, news: &News) {
         let bytes = [&[VERSION][..], &NEWS, &news.encode()].concat();
         // Whoever cannot be reached is told by an exchange later.
         let _ = self.transport.send(to, Lane::Gossip, bytes.into());
+    }
+
+    fn partners(&self) -> MutexGuard<'_, BTreeMap<Circle, Partners>> {
+        self.partners.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Exchanges of this circle are with these from now on.
+    pub(super) fn meet(&self, circle: Circle, partners: Partners) {
+        let mut all = self.partners();
+        let turn = all.get(&circle).map_or(0, |before| before.turn);
+        all.insert(circle, Partners { turn, ..partners });
+    }
+
+    fn next_partner(&self, circle: Circle) -> Option<NodeId> {
+        self.partners().get_mut(&circle)?.next()
     }
 
     fn queues(&self) -> MutexGuard<'_, BTreeMap<[u8; 9], Queue>> {
@@ -171,14 +195,15 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Arrived> {
 /// What may be sent, in bytes; below nothing is what was sent ahead of it.
 struct Budget {
     bytes_per_s: u64,
-    /// In thousandths of a byte; never above 0, so that nothing is saved up.
+    /// In thousandths of a byte; nothing is saved up.
     balance: i64,
     counted: Instant,
 }
 
 impl Budget {
     fn new(bytes_per_s: u64) -> Self {
-        Self { bytes_per_s, balance: 0, counted: Instant::now() }
+        let balance = i64::try_from(bytes_per_s * CREDIT_SECONDS * 1_000).unwrap_or(i64::MAX);
+        Self { bytes_per_s, balance, counted: Instant::now() }
     }
 
     /// Whether all that was sent is paid for.
@@ -187,8 +212,10 @@ impl Budget {
         let ms = u64::try_from((now - self.counted).as_millis()).unwrap_or(u64::MAX);
         self.counted += Duration::from_millis(ms);
         let earned = i64::try_from(ms.saturating_mul(self.bytes_per_s)).unwrap_or(i64::MAX);
-        self.balance = self.balance.saturating_add(earned).min(0);
-        self.balance == 0
+        if self.balance < 0 {
+            self.balance = self.balance.saturating_add(earned).min(0);
+        }
+        self.balance >= 0
     }
 
     fn spend(&mut self, bytes: usize) {
@@ -198,24 +225,46 @@ impl Budget {
     }
 }
 
-/// Whose turn an exchange is.
-#[derive(Debug, Default)]
-struct Turns {
-    /// In a round the dead and the one of all come last, so it is mostly one of these.
-    passed_over: Option<SocketAddr>,
-    was_passed_over: bool,
+/// One of so many exchanges is begun with a neighbour that counts as down.
+const DOWN_EVERY: usize = 8;
+
+/// With whom exchanges are begun.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Partners {
+    up: Vec<NodeId>,
+    down: Vec<NodeId>,
+    turn: usize,
 }
 
-impl Turns {
-    /// chitchat wants to begin an exchange with `to`: with whom one begins, if it can be paid for.
-    fn take(&mut self, to: SocketAddr, is_balanced: bool) -> Option<SocketAddr> {
-        if !is_balanced {
-            self.passed_over = Some(to);
-            return None;
+impl Partners {
+    /// Our neighbours in a circle: those that are up in a ring of their own, so that they stay one circle
+    /// however many are down.
+    pub(super) fn new(us: NodeId, ring: &[NodeId], roster: &Roster) -> Self {
+        let is_up = |node: &NodeId| roster.members.get(node).copied().unwrap_or(false);
+        let mut up = ring::neighbours(us, ring);
+        let mut down = up.extract_if(.., |node| !is_up(node)).collect::<Vec<_>>();
+        down.sort_unstable();
+        if !down.is_empty() {
+            let living: Vec<_> = ring.iter().copied().filter(|node| *node == us || is_up(node)).collect();
+            let ours = living.iter().position(|node| *node == us).unwrap_or(0);
+            for at in [ours + 1, ours + living.len() - 1] {
+                let next = living[at % living.len()];
+                if next != us && !up.contains(&next) {
+                    up.push(next);
+                }
+            }
         }
-        self.was_passed_over = !self.was_passed_over;
-        let waiting = self.passed_over.take_if(|_| self.was_passed_over);
-        Some(waiting.unwrap_or(to))
+        Self { up, down, turn: 0 }
+    }
+
+    fn next(&mut self) -> Option<NodeId> {
+        self.turn = self.turn.wrapping_add(1);
+        let is_down = self.turn.is_multiple_of(DOWN_EVERY) || self.up.is_empty();
+        let (of, turn) = match (is_down, self.down.is_empty()) {
+            (true, false) => (&self.down, self.turn / DOWN_EVERY),
+            (_, _) => (&self.up, self.turn),
+        };
+        of.get(turn.checked_rem(of.len())?).copied()
     }
 }
 
@@ -234,8 +283,8 @@ impl ChitchatTransport for CircleTransport {
             Circle::Cell(_) => CELL_BUDGET,
             Circle::CityWide => CITY_WIDE_BUDGET,
         });
-        let (router, circle, turns) = (self.router.clone(), self.circle, Turns::default());
-        Ok(Box::new(CircleSocket { router, circle, queue, budget, turns }))
+        let (router, circle) = (self.router.clone(), self.circle);
+        Ok(Box::new(CircleSocket { router, circle, queue, budget }))
     }
 }
 
@@ -244,21 +293,20 @@ struct CircleSocket {
     circle: Circle,
     queue: mpsc::Receiver<(SocketAddr, ChitchatMessage)>,
     budget: Budget,
-    turns: Turns,
 }
 
 #[async_trait]
 impl Socket for CircleSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
         let is_balanced = self.budget.is_balanced();
-        let to = match message {
-            // It says who we are and what we know, and is the same for everyone.
-            ChitchatMessage::Syn { .. } => self.turns.take(to, is_balanced),
+        let node = match message {
+            ChitchatMessage::Syn { .. } if is_balanced => self.router.next_partner(self.circle),
+            ChitchatMessage::Syn { .. } => None,
             ChitchatMessage::SynAck { .. } | ChitchatMessage::Ack { .. } | ChitchatMessage::BadCluster => {
-                Some(to)
+                node_at(to)
             }
         };
-        let Some(node) = to.and_then(node_at) else { return Ok(()) };
+        let Some(node) = node else { return Ok(()) };
         let bytes = encode(self.circle, &message);
         self.budget.spend(bytes.len());
         // Nobody there at the moment is what gossip is made for.
@@ -306,21 +354,54 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_passed_over_last_in_a_round_has_every_other_turn() {
-        let [first, second, seed] = [1, 2, 3].map(|node| address_of(NodeId(node)));
-        let mut turns = Turns::default();
-        let mut taken = Vec::new();
-        for _ in 0..4 {
-            taken.extend(turns.take(first, true));
-            assert_eq!(turns.take(second, false), None);
-            assert_eq!(turns.take(seed, false), None);
+    fn each_neighbour_has_its_turn_and_one_that_is_down_now_and_then() {
+        let ring: Vec<_> = (0..64).map(NodeId).collect();
+        let members = ring.iter().map(|node| (*node, node.0 != 2)).collect();
+        let roster = Roster { members, ..Roster::default() };
+        let mut partners = Partners::new(NodeId(0), &ring, &roster);
+        let met: Vec<_> = (0..64).filter_map(|_| partners.next()).collect();
+        assert_eq!(met.iter().filter(|node| **node == NodeId(2)).count(), 64 / DOWN_EVERY);
+        assert!(partners.up.iter().all(|node| met.contains(node)));
+        assert_eq!(partners.up.len() + 1, ring::neighbours(NodeId(0), &ring).len());
+    }
+
+    #[test]
+    fn the_living_are_one_circle_however_many_are_down() {
+        let ring: Vec<_> = (0..200).map(NodeId).collect();
+        let members = ring.iter().map(|node| (*node, node.0 % 7 == 3)).collect();
+        let roster = Roster { members, ..Roster::default() };
+        let living: Vec<_> = ring.iter().copied().filter(|node| roster.members[node]).collect();
+        let (mut met, mut ahead) = (BTreeMap::new(), vec![living[0]]);
+        while let Some(node) = ahead.pop() {
+            let partners = Partners::new(node, &ring, &roster);
+            ahead.extend(partners.up.iter().copied().filter(|next| !met.contains_key(next)));
+            met.insert(node, partners);
         }
-        assert_eq!(taken, [first, first, seed, first]);
+        assert!(met.keys().copied().eq(living));
+    }
+
+    #[test]
+    fn whoever_is_alone_meets_nobody() {
+        assert_eq!(Partners::new(NodeId(1), &[NodeId(1)], &Roster::default()).next(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_begins_has_credit_once() {
+        let mut budget = Budget::new(1_000);
+        budget.spend(59_000);
+        assert!(budget.is_balanced());
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        assert!(budget.is_balanced());
+        budget.spend(2_000);
+        assert!(!budget.is_balanced(), "nothing was saved up");
     }
 
     #[tokio::test(start_paused = true)]
     async fn over_time_no_more_is_sent_than_the_budget_allows() {
         let mut budget = Budget::new(1_000);
+        while budget.is_balanced() {
+            budget.spend(3_000);
+        }
         let mut sent = 0;
         for _ in 0..600 {
             tokio::time::advance(Duration::from_millis(100)).await;

@@ -13,6 +13,7 @@
 //! - A fact is known to the whole cell, and to the voters, some hops later (see `news`); a gauge with
 //!   the next exchanges, which are the rarer the larger the cell.
 //! - What a member sends does not grow with the city: exchanges have a budget (see `link`), and so has news.
+//!   Nor do its connections: whatever it sends goes to a dozen neighbours (see `ring`).
 //!
 //! # Caveats
 //! - A node that is neither ambassador nor voter sees its own cell only. Up to 200 members there is one
@@ -25,6 +26,7 @@ pub mod cell;
 mod circle;
 mod link;
 mod news;
+mod ring;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,9 +39,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    cell::Roster,
+    cell::{CellId, Roster},
     circle::Membership,
-    link::{Circle, Router},
+    link::{Circle, Partners, Router},
     news::{Allowance, Latest, News, Version, Way},
 };
 use crate::transport::Transport;
@@ -54,8 +56,11 @@ pub const FACT_KEY_BYTES_MAX: usize = 32;
 
 /// How often each circle may begin exchanges, if its budget allows it.
 const GOSSIP_INTERVAL: Duration = Duration::from_millis(500);
-/// How often the view is made anew; all that it adds to the second within which news is to be known.
+/// How often the view is made anew when there was news; all that it adds to the second within which news is to
+/// be known.
 const VIEW_INTERVAL: Duration = Duration::from_millis(250);
+/// It is made anew in any case at every so many turns: what exchanges bring is not that urgent.
+const VIEW_TURNS: u64 = 4;
 
 /// What gossip knows of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -134,6 +139,8 @@ impl Gossip {
             roster,
             shared: shared.clone(),
             circles: BTreeMap::new(),
+            place: Place::new(us, Arc::default()),
+            has_changed: true,
             cell: BTreeMap::new(),
             latest: Latest::default(),
             allowance: Allowance::new(),
@@ -195,6 +202,40 @@ fn check_fact(key: &str, value: &str) -> Result<(), FactError> {
     Ok(())
 }
 
+/// Where we stand in a roster: what follows from it and costs too much to find out at every turn.
+struct Place {
+    roster: Arc<Roster>,
+    cell: CellId,
+    /// For our cell, to the city.
+    speaks: bool,
+    corresponds: bool,
+    /// Of the city, if we correspond with them.
+    correspondents: Vec<NodeId>,
+    ambassadors: BTreeSet<NodeId>,
+}
+
+impl Place {
+    fn new(us: NodeId, roster: Arc<Roster>) -> Self {
+        let cell = roster.cell_of(us);
+        let speaks = !cell.is_whole_city() && roster.ambassadors(cell).contains(&us);
+        let corresponds = speaks || (!cell.is_whole_city() && roster.voters.contains(&us));
+        let (mut correspondents, mut ambassadors) = (Vec::new(), BTreeSet::new());
+        if corresponds {
+            correspondents = roster.correspondents().into_iter().collect();
+            ambassadors = roster.cells().into_iter().flat_map(|cell| roster.ambassadors(cell)).collect();
+        }
+        Self { roster, cell, speaks, corresponds, correspondents, ambassadors }
+    }
+
+    /// Everyone in a circle.
+    fn ring(&self, circle: Circle) -> Vec<NodeId> {
+        match circle {
+            Circle::Cell(cell) => self.roster.members_of(cell).collect(),
+            Circle::CityWide => self.correspondents.clone(),
+        }
+    }
+}
+
 /// Owns the circles and keeps them as the roster wants them.
 struct Task {
     us: NodeId,
@@ -204,6 +245,9 @@ struct Task {
     roster: watch::Receiver<Arc<Roster>>,
     shared: Arc<Shared>,
     circles: BTreeMap<Circle, Membership>,
+    place: Place,
+    /// Something that the view shows changed since it was made.
+    has_changed: bool,
     /// Our cell as chitchat had it last.
     cell: BTreeMap<NodeId, Seen>,
     latest: Latest,
@@ -226,18 +270,29 @@ impl Task {
     async fn follow(&mut self) {
         let shared = self.shared.clone();
         let mut refresh = tokio::time::interval(VIEW_INTERVAL);
+        let mut turn = 0u64;
         loop {
             let roster = self.roster.borrow_and_update().clone();
+            if !Arc::ptr_eq(&roster, &self.place.roster) {
+                self.place = Place::new(self.us, roster);
+                self.meet();
+                self.has_changed = true;
+            }
             tokio::select! {
                 _ = refresh.tick() => {
-                    self.take_part(&roster).await;
-                    self.tell_facts(&roster).await;
-                    self.refresh(&roster).await;
+                    turn += 1;
+                    self.take_part().await;
+                    self.tell_facts().await;
+                    if self.has_changed || turn.is_multiple_of(VIEW_TURNS) {
+                        self.has_changed = false;
+                        self.refresh().await;
+                    }
                 }
-                Some(news) = self.arriving.recv() => self.pass_on(&news, &roster),
+                Some(news) = self.arriving.recv() => self.pass_on(&news),
                 () = shared.facts_changed.notified() => {
+                    self.has_changed = true;
                     self.is_news = true;
-                    self.tell_facts(&roster).await;
+                    self.tell_facts().await;
                 }
                 changed = self.roster.changed() => if changed.is_err() { return },
             }
@@ -245,16 +300,18 @@ impl Task {
     }
 
     /// To those after us, if we have not heard it this way yet and it is about a member.
-    fn pass_on(&mut self, news: &News, roster: &Roster) {
-        if news.node == self.us || !roster.members.contains_key(&news.node) {
+    fn pass_on(&mut self, news: &News) {
+        if news.node == self.us || !self.place.roster.members.contains_key(&news.node) {
             return;
         }
         if self.latest.take(news) {
-            self.send_on(news, roster);
+            self.has_changed = true;
+            self.send_on(news);
         }
     }
 
-    fn send_on(&self, news: &News, roster: &Roster) {
+    fn send_on(&self, news: &News) {
+        let roster = &self.place.roster;
         news.next(self.us, roster).into_iter().for_each(|node| self.router.tell(node, news));
         if news.way == Way::Up {
             let abroad = News { way: Way::Abroad, ..news.clone() };
@@ -262,52 +319,56 @@ impl Task {
         }
     }
 
+    /// The roster changed: exchanges are with other partners.
+    fn meet(&self) {
+        for circle in self.circles.keys() {
+            let partners = Partners::new(self.us, &self.place.ring(*circle), &self.place.roster);
+            self.router.meet(*circle, partners);
+        }
+    }
+
     /// Enters and leaves circles as the roster says; what stopped is begun anew.
-    async fn take_part(&mut self, roster: &Roster) {
-        let own = Circle::Cell(roster.cell_of(self.us));
-        let correspondents = roster.correspondents();
-        let mut wanted = BTreeSet::from([own]);
-        wanted.extend(correspondents.contains(&self.us).then_some(Circle::CityWide));
+    async fn take_part(&mut self) {
+        let mut wanted = BTreeSet::from([Circle::Cell(self.place.cell)]);
+        wanted.extend(self.place.corresponds.then_some(Circle::CityWide));
         self.circles.retain(|circle, membership| wanted.contains(circle) && membership.is_running());
         for circle in wanted {
             if self.circles.contains_key(&circle) {
                 continue;
             }
-            let partners: Vec<_> = match circle {
-                Circle::Cell(cell) => roster.members_of(cell).collect(),
-                Circle::CityWide => correspondents.iter().copied().collect(),
-            };
-            if let Some(membership) = Membership::begin(self, circle, &partners).await {
+            let ring = self.place.ring(circle);
+            self.router.meet(circle, Partners::new(self.us, &ring, &self.place.roster));
+            if let Some(membership) = Membership::begin(self, circle, &ring).await {
                 self.circles.insert(circle, membership);
             }
         }
     }
 
-    async fn tell_facts(&mut self, roster: &Roster) {
-        let cell = roster.cell_of(self.us);
+    async fn tell_facts(&mut self) {
+        let cell = self.place.cell;
         let Some(membership) = self.circles.get(&Circle::Cell(cell)) else { return };
         let facts = self.shared.facts().clone();
         let version = membership.tell(facts.iter().map(|(key, value)| (key.as_str(), value.as_str()))).await;
-        if self.is_news && self.allowance.take(roster.members_of(cell).count()) {
+        if self.is_news && self.allowance.take(self.place.roster.members_of(cell).count()) {
             self.is_news = false;
             for way in [Way::Up, Way::Down] {
-                self.send_on(&News { way, node: self.us, version, facts: facts.clone() }, roster);
+                self.send_on(&News { way, node: self.us, version, facts: facts.clone() });
             }
         }
     }
 
-    async fn refresh(&mut self, roster: &Roster) {
+    async fn refresh(&mut self) {
+        let Place { roster, cell: own_cell, .. } = &self.place;
+        let own_cell = *own_cell;
         let mut members = BTreeMap::new();
-        let own_cell = roster.cell_of(self.us);
         let city_wide = self.circles.get(&Circle::CityWide);
         if let Some(city_wide) = city_wide.filter(|_| roster.voters.contains(&self.us)) {
-            let ambassadors = roster.cells().into_iter().flat_map(|cell| roster.ambassadors(cell));
-            members = city_wide.told(&ambassadors.collect()).await;
+            members = city_wide.told(&self.place.ambassadors).await;
         }
         if let Some(cell) = self.circles.get(&Circle::Cell(own_cell)) {
             members.retain(|node, _| !own_cell.contains(*node));
             self.cell = cell.members(&self.cell).await;
-            if let Some(city_wide) = city_wide.filter(|_| roster.ambassadors(own_cell).contains(&self.us)) {
+            if let Some(city_wide) = city_wide.filter(|_| self.place.speaks) {
                 city_wide.speak_for(&self.cell).await;
             }
             members.extend(self.cell.clone());
@@ -343,6 +404,22 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_each_stands_is_what_the_roster_says() {
+        for members in [1, 200, 700] {
+            let members = (0..members).map(|id| (NodeId(cell::mix(id + 1)), id % 5 > 0)).collect();
+            let mut roster = Roster { members, ..Roster::default() };
+            roster.voters = roster.members.keys().step_by(100).copied().collect();
+            let (roster, correspondents) = (Arc::new(roster.clone()), roster.correspondents());
+            for node in roster.members.keys() {
+                let place = Place::new(*node, roster.clone());
+                assert_eq!(place.corresponds, correspondents.contains(node));
+                assert!(!place.corresponds || place.ring(Circle::CityWide).iter().eq(&correspondents));
+                assert!(!place.speaks || place.ambassadors.contains(node));
+            }
+        }
+    }
 
     #[test]
     fn facts_are_bounded() {

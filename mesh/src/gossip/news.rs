@@ -1,13 +1,15 @@
 //! News: a fact that changed, told at once to the whole cell.
 //!
 //! ```text
-//!   the member ─┬─▶ 4 ─▶ 16 ─▶ 64 ─▶ …   the cell in the order of ids, beginning after the member
-//!               └─▶ 4 ─▶ 16 ─▶ 64 ─▶ …   the same backwards
+//!   the member ─┬─▶ +1, +2, +4, … +2ⁿ ─▶ from +4 on to +5, +6 ─▶ …   the cell as a ring in the order of ids
+//!               └─▶ −1, −2, −4, … −2ⁿ ─▶ …                           the same backwards
 //!                    ambassadors ──▶ voters of other cells
 //! ```
-//! Every member hears twice, by two trees that share no inner node unless the cell is tiny: one that is
-//! dead but not declared so yet cuts nobody off from both. What is lost all the same comes with chitchat's
-//! exchanges. Nothing is chosen by chance, so an update costs two messages a member and no more.
+//! Every member hears twice, by two trees: what passes a message on one way round lies before a member, the
+//! other way behind it, so one that is dead but not declared so yet cuts nobody off from both. Whoever begins,
+//! a member passes on to the same few ([`super::ring`]): connections do not grow with the cell.
+//! What is lost all the same comes with chitchat's exchanges. Nothing is chosen by chance, so an update costs
+//! two messages a member and no more.
 //!
 //! News carry all facts of their member and a version, chitchat's own: the newer of both is believed.
 
@@ -17,10 +19,8 @@ use scp_model::NodeId;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Facts, cell::Roster};
+use super::{Facts, cell::Roster, ring};
 
-/// Members that each member passes news on to, in each tree: 200 are reached in four hops.
-const FANOUT: usize = 4;
 /// News of one member that may follow each other at once: a start, and a few changes of an operator's.
 const BURST: u32 = 4;
 /// Each member of the cell adds this to the time between two pieces of news of one member, so that the
@@ -65,8 +65,7 @@ impl News {
     /// Whom `us` passes it on to.
     pub(super) fn next(&self, us: NodeId, roster: &Roster) -> Vec<NodeId> {
         let cell = roster.cell_of(self.node);
-        let is_up = |node: &NodeId| *node == self.node || roster.members.get(node).copied().unwrap_or(false);
-        let mut order: Vec<NodeId> = roster.members_of(cell).filter(is_up).collect();
+        let mut order: Vec<NodeId> = roster.members_of(cell).collect();
         match self.way {
             Way::Up => {}
             Way::Down => order.reverse(),
@@ -74,9 +73,18 @@ impl News {
         }
         let position = |node: NodeId| order.iter().position(|other| *other == node);
         let (Some(origin), Some(ours)) = (position(self.node), position(us)) else { return Vec::new() };
-        let rank = (ours + order.len() - origin) % order.len();
-        let children = (FANOUT * rank + 1..=FANOUT * (rank + 1)).filter(|rank| *rank < order.len());
-        children.map(|rank| order[(origin + rank) % order.len()]).collect()
+        let mut ranks = ring::children((ours + order.len() - origin) % order.len(), order.len());
+        let mut next = Vec::new();
+        while let Some(rank) = ranks.pop() {
+            let node = order[(origin + rank) % order.len()];
+            if roster.members.get(&node).copied().unwrap_or(false) {
+                next.push(node);
+            } else {
+                // Nobody is there to pass it on.
+                ranks.extend(ring::children(rank, order.len()));
+            }
+        }
+        next
     }
 
     /// The voters that an ambassador tells.
@@ -195,13 +203,13 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn everyone_hears_it_each_way_in_four_hops(members in 1u64..=200, at: prop::sample::Index) {
+        fn everyone_hears_it_each_way_in_eight_hops(members in 1u64..=200, at: prop::sample::Index) {
             let roster = roster(members);
             let node = *at.get(&roster.members.keys().copied().collect::<Vec<_>>());
             for way in [Way::Up, Way::Down] {
                 let (heard, hops) = heard(&news(node, way), &roster, None);
                 prop_assert_eq!(heard.len() as u64, members);
-                prop_assert!(hops <= 4);
+                prop_assert!(hops <= 8);
             }
         }
 
@@ -214,6 +222,31 @@ mod tests {
             let (down, _) = heard(&news(node, Way::Down), &roster, Some(dead));
             let both: BTreeSet<_> = up.union(&down).collect();
             prop_assert_eq!(both.len() as u64, members);
+        }
+
+        #[test]
+        fn those_that_count_as_down_are_passed_over(members in 3u64..=200, down: u64) {
+            let mut roster = roster(members);
+            let ids: Vec<_> = roster.members.keys().copied().collect();
+            for (node, is_up) in roster.members.iter_mut().skip(1) {
+                *is_up = !mix(node.0 ^ down).is_multiple_of(3);
+            }
+            let up: BTreeSet<_> = ids.iter().copied().filter(|node| roster.members[node]).collect();
+            for way in [Way::Up, Way::Down] {
+                prop_assert_eq!(&heard(&news(ids[0], way), &roster, None).0, &up);
+            }
+        }
+
+        #[test]
+        fn whoever_begins_a_member_passes_on_to_its_neighbours(members in 2u64..=200, at: prop::sample::Index) {
+            let roster = roster(members);
+            let ids: Vec<_> = roster.members.keys().copied().collect();
+            let us = *at.get(&ids);
+            let neighbours: BTreeSet<_> = ring::neighbours(us, &ids).into_iter().collect();
+            for origin in ids {
+                let next = [Way::Up, Way::Down].map(|way| news(origin, way).next(us, &roster));
+                prop_assert!(next.iter().flatten().all(|node| neighbours.contains(node)));
+            }
         }
 
         #[test]

@@ -11,12 +11,10 @@ use scp_model::{
     node::{Compute, NodeProfile},
     tenancy::CityRole,
 };
-use scp_node::leader::{ROUND, suspicions};
+use scp_node::leader::{ROUND, heard, suspicions};
 use scp_scheduler::View;
 use scp_state::{State, node_id_of};
 
-/// A node below this silence is there, as in production.
-const HEARD_MS: u64 = 500;
 pub const CITY: CityId = CityId::from_u128(1);
 
 /// Who is in the city.
@@ -120,8 +118,7 @@ impl City {
             tokio::time::sleep(ROUND).await;
             let silences = observer.silences();
             let suspicions = suspicions(&observer, &self.state, &silences).await;
-            let spoke = |node: &NodeId| observer.last_heard(*node).is_some_and(|ms| ms <= HEARD_MS);
-            let heard = silences.iter().map(|(node, _)| *node).filter(spoke).collect();
+            let heard = heard(&observer, &self.state);
             let (now, me, leader_since) = (SystemClock.now(), self.leader, self.since);
             let view = View { now, me, leader_since, suspicions, heard };
             for command in scp_scheduler::plan(&self.state, &view) {

@@ -100,15 +100,16 @@ async fn live(seated: &[Seated], at: usize, identity: Identity) -> Result<()> {
     for seated in seated {
         mesh.set_address(seated.node(), Some(seated.address));
     }
-    let seats = seated.iter().map(|seated| Seat { node: seated.node(), zone: seated.zone.clone() }).collect();
-    let (_watchlist, watchlist) = watch::channel(Arc::new(Watchlist { seats, leader: Some(nodes[0]) }));
+    let seat = |seated: &Seated| Seat { node: seated.node(), zone: seated.zone.clone(), is_up: true };
+    let seats = seated.iter().map(seat).collect();
+    let watchlist = watch::Sender::new(Arc::new(Watchlist { seats, leader: Some(nodes[0]) }));
     let roster = Roster {
         members: nodes.iter().map(|node| (*node, true)).collect(),
         voters: nodes.iter().take(5).copied().collect(),
     };
     let roster = watch::Sender::new(Arc::new(roster));
     let transport: Arc<dyn scp_mesh::Transport> = Arc::new(mesh);
-    let observer = Observer::start(transport.clone(), watchlist);
+    let observer = Observer::start(transport.clone(), watchlist.subscribe());
     ears.open(observer.clone());
     let config = GossipConfig { city: CITY, incarnation: SystemClock.now().0 };
     let gossip = Gossip::start(config, transport, roster.subscribe());
@@ -124,7 +125,7 @@ async fn live(seated: &[Seated], at: usize, identity: Identity) -> Result<()> {
     };
     tokio::select! {
         ended = lead => ended,
-        ended = obey(&gossip, &nodes, &roster) => ended,
+        ended = obey(&gossip, &nodes, (&roster, &watchlist)) => ended,
         () = watch(&gossip, &numbers) => Ok(()),
         () = speak(&gossip, seated[at].address) => Ok(()),
     }
@@ -185,7 +186,9 @@ async fn watch(gossip: &Gossip, numbers: &BTreeMap<NodeId, usize>) {
     }
 }
 
-async fn obey(gossip: &Gossip, nodes: &[NodeId], roster: &watch::Sender<Arc<Roster>>) -> Result<()> {
+type Lists<'a> = (&'a watch::Sender<Arc<Roster>>, &'a watch::Sender<Arc<Watchlist>>);
+
+async fn obey(gossip: &Gossip, nodes: &[NodeId], (roster, watchlist): Lists<'_>) -> Result<()> {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await? {
         let (word, rest) = line.split_once(' ').context("an order is a word and a value")?;
@@ -203,6 +206,7 @@ async fn obey(gossip: &Gossip, nodes: &[NodeId], roster: &watch::Sender<Arc<Rost
         roster.send_modify(|roster| {
             Arc::make_mut(roster).members.insert(*node, is_up);
         });
+        watchlist.send_modify(|watchlist| Arc::make_mut(watchlist).mark(*node, is_up));
     }
     Ok(())
 }

@@ -84,7 +84,8 @@ impl Peers {
             voters: [self.leader].into(),
         });
         let seats = self.state.nodes.values();
-        let seats = seats.map(|node| Seat { node: node.id, zone: node.profile.zone.clone() }).collect();
+        let seats =
+            seats.map(|node| Seat { node: node.id, zone: node.profile.zone.clone(), is_up: true }).collect();
         let watchlist = Arc::new(Watchlist { seats, leader: Some(self.leader) });
         for peer in &self.peers {
             for (node, known) in &self.state.nodes {

@@ -76,8 +76,9 @@ impl Follow {
         let members: Members = state.nodes.iter().map(|(id, node)| (*id, node.public_key)).collect();
         // Who is not in it may have joined later than this state ends, if it is an old one.
         self.members.send_replace(Some(Arc::new(members.known_until(state.time))));
-        let seats = state.nodes.iter().map(|(id, node)| Seat { node: *id, zone: node.profile.zone.clone() });
-        self.watchlist.send_replace(Arc::new(Watchlist { seats: seats.collect(), leader }));
+        let seat = |node: &Node| Seat { node: node.id, zone: node.profile.zone.clone(), is_up: node.is_up() };
+        let seats = state.nodes.values().map(seat).collect();
+        self.watchlist.send_replace(Arc::new(Watchlist { seats, leader }));
         let members = state.nodes.iter().map(|(id, node)| (*id, Node::is_up(node))).collect();
         self.roster.send_replace(Arc::new(Roster { members, voters }));
     }

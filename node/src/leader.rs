@@ -30,9 +30,10 @@ use crate::{
 
 /// The scheduler is asked at least this often; a death is noticed at this resolution.
 pub const ROUND: Duration = Duration::from_millis(200);
-/// Silence from which on the observers are asked: several heartbeats, so not on every lost packet.
+/// Silence from which on the observers are asked: several questions without an answer, so not on every
+/// lost packet.
 const SUSPECT_MS: u64 = 1_000;
-/// Below this silence a node is there: three heartbeats.
+/// A node that counts as down and spoke so recently is there: two of its heartbeats to the leader.
 const HEARD_MS: u64 = 500;
 /// What observers get to answer in. Longer would only delay the verdict by those that are dead, too.
 const ASK_TIMEOUT: Duration = Duration::from_millis(400);
@@ -96,21 +97,11 @@ impl Leader {
             me: self.proposer.me(),
             leader_since,
             suspicions: suspicions(&self.observer, &state, &silences).await,
-            heard: self.heard(&silences),
+            heard: heard(&self.observer, &state),
         };
         let commands = scp_scheduler::plan(&state, &view);
         let answers = join_all(commands.into_iter().map(|command| self.propose(command))).await;
         answers.into_iter().filter(|effective| *effective).count()
-    }
-
-    /// Who really spoke a moment ago. Silence alone does not tell: it begins at nothing for every node when
-    /// this one begins to watch, as a new leader does, and a dead node would seem to be back.
-    fn heard(&self, silences: &[(NodeId, u64)]) -> BTreeSet<NodeId> {
-        if scp_mutant::on("silence-taken-for-life") {
-            return silences.iter().filter(|(_, ms)| *ms <= HEARD_MS).map(|(node, _)| *node).collect();
-        }
-        let spoke = |node: &NodeId| self.observer.last_heard(*node).is_some_and(|ms| ms <= HEARD_MS);
-        silences.iter().map(|(node, _)| *node).filter(spoke).collect()
     }
 
     /// Whether the command took effect.
@@ -144,13 +135,20 @@ pub async fn suspicions(observer: &Observer, state: &State, silences: &[(NodeId,
     let silent = silences.iter().filter(|(node, silence)| {
         *silence >= SUSPECT_MS && state.nodes.get(node).is_some_and(|node| node.is_up())
     });
-    join_all(silent.map(async |(node, leader_silence_ms)| {
+    let suspicions = join_all(silent.map(async |(node, _)| {
         let observers = observer.ask(*node, ASK_TIMEOUT).await;
         // Read again: while the others were asked, it may have been heard.
-        let leader_silence_ms = observer.silence(*node).unwrap_or(*leader_silence_ms);
-        Suspicion { node: *node, evidence: Evidence { leader_silence_ms, observers } }
-    }))
-    .await
+        let leader_silence_ms = observer.silence(*node)?;
+        Some(Suspicion { node: *node, evidence: Evidence { leader_silence_ms, observers } })
+    }));
+    suspicions.await.into_iter().flatten().collect()
+}
+
+/// Nodes that count as down and spoke to us a moment ago.
+pub fn heard(observer: &Observer, state: &State) -> BTreeSet<NodeId> {
+    let down = state.nodes.values().filter(|node| !node.is_up()).map(|node| node.id);
+    let spoke = |node: &NodeId| observer.last_heard(*node).is_some_and(|ms| ms <= HEARD_MS);
+    down.filter(|node| spoke(node) || scp_mutant::on("silence-taken-for-life")).collect()
 }
 
 fn effective(command: &Command, answer: Result<Answer, scp_codec::CodecError>) -> bool {

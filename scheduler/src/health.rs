@@ -1,7 +1,7 @@
 //! Who is down, who is back, and the brake.
 //!
 //! # When a node is declared down
-//! The leader has not heard of it for [`SILENCE_LEADER_MS`], **and** more than half of the observers
+//! The leader's questions to it have had no answer for [`SILENCE_LEADER_MS`], **and** more than half of the observers
 //! that answered have not either, for [`SILENCE_MS_MIN`]. An observer that does not answer, or is down
 //! itself, does not count. When none answered, the leader's word suffices only if there is no third
 //! node that is up. (`apply` demands the same of the evidence, whoever proposes it.) A node that was stalled for 2 s is
@@ -42,9 +42,10 @@ use scp_state::State;
 
 use crate::view::{Suspicion, View};
 
-/// Silence at the leader before a node may be declared down, in milliseconds. Half a second above what
-/// the state demands: the last heartbeat before a stall of 2 s may be that old when the stall begins.
-pub const SILENCE_LEADER_MS: u64 = 2_500;
+/// Silence at the leader before a node may be declared down, in milliseconds: that of its own questions,
+/// which begin when an observer has missed the node for a fifth of a second or more. A node that stands
+/// still for 2 s finds them when it goes on, and this leaves it some 300 ms to answer.
+pub const SILENCE_LEADER_MS: u64 = 2_100;
 
 /// Losses closer to each other than this, in milliseconds, are one vanishing: racks and switches fail
 /// within seconds, two independent servers hardly ever within a minute.

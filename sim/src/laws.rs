@@ -23,7 +23,7 @@ const LATE_START_US_MAX: u64 = 5_000_000;
 const VANISHING_MS: u64 = 60_000;
 const BRAKE_PERCENT: usize = 30;
 const BRAKE_HOLD_MS: u64 = 15_000;
-/// After a silence of a second the leader asks the observers, and knows by now that a node may be lost.
+/// After a second without an answer the leader asks the observers, and knows by now that a node may be lost.
 const KNOWN_MS: u64 = 2_000;
 
 /// What has been seen so far.

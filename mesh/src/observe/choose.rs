@@ -26,6 +26,8 @@ pub const LARGE_CITY: usize = 7;
 pub struct Seat {
     pub node: NodeId,
     pub zone: Name,
+    /// Whether the state holds it to be up: who is down observes nobody.
+    pub is_up: bool,
 }
 
 /// Those of the subject's cell; the whole city as long as it is one cell.
@@ -41,7 +43,7 @@ pub fn neighbours(subject: NodeId, seats: &[Seat]) -> Vec<&Seat> {
     cell
 }
 
-/// The observers of a node, the first choice first; fewer than three only in a city of three or less.
+/// The observers of a node, the first choice first; fewer than three only where fewer than four are up.
 pub fn observers_of(subject: NodeId, seats: &[Seat]) -> Vec<NodeId> {
     observers_among(subject, &neighbours(subject, seats))
 }
@@ -53,7 +55,7 @@ pub(super) fn observers_among(subject: NodeId, seats: &[&Seat]) -> Vec<NodeId> {
     // Nobody beyond the first `count` of a zone can be chosen, so no more of them are kept: one pass over
     // the city, not a sort of it.
     let mut zones: BTreeMap<&Name, Vec<(u64, NodeId)>> = BTreeMap::new();
-    for seat in seats.iter().copied().filter(|seat| seat.node != subject) {
+    for seat in seats.iter().copied().filter(|seat| seat.is_up && seat.node != subject) {
         let first = zones.entry(&seat.zone).or_default();
         let candidate = (draw(subject, seat.node), seat.node);
         let rank = first.partition_point(|other| *other < candidate);
@@ -87,7 +89,9 @@ mod tests {
     fn cities() -> impl Strategy<Value = Vec<Seat>> {
         let zone = (0u8..6).prop_map(|zone| Name::new(format!("z{zone}")).expect("a good name"));
         let seats = prop::collection::btree_map(any::<u64>(), zone, 1..40);
-        seats.prop_map(|seats| seats.into_iter().map(|(id, zone)| Seat { node: NodeId(id), zone }).collect())
+        seats.prop_map(|seats| {
+            seats.into_iter().map(|(id, zone)| Seat { node: NodeId(id), zone, is_up: true }).collect()
+        })
     }
 
     fn zones<'a>(nodes: &[NodeId], seats: &'a [Seat]) -> BTreeSet<&'a Name> {
@@ -121,6 +125,21 @@ mod tests {
         }
 
         #[test]
+        fn who_is_down_observes_nobody_and_others_take_its_place(
+            mut seats in cities(),
+            at: prop::sample::Index,
+            down: prop::sample::Index,
+        ) {
+            let (subject, down) = (at.get(&seats).node, down.index(seats.len()));
+            seats[down].is_up = false;
+            let observers = observers_of(subject, &seats);
+            prop_assert!(!observers.contains(&seats[down].node));
+            let wanted = if seats.len() >= LARGE_CITY { OBSERVERS_LARGE } else { OBSERVERS_SMALL };
+            let others = seats.iter().filter(|seat| seat.is_up && seat.node != subject).count();
+            prop_assert_eq!(observers.len(), wanted.min(others));
+        }
+
+        #[test]
         fn a_node_that_goes_changes_only_those_it_observed(
             seats in cities(),
             at: prop::sample::Index,
@@ -138,7 +157,7 @@ mod tests {
     fn the_work_is_spread() {
         let zone = Name::new("z").expect("a good name");
         let seats: Vec<_> =
-            (0..100).map(|id| Seat { node: NodeId(mix(id + 1)), zone: zone.clone() }).collect();
+            (0..100).map(|id| Seat { node: NodeId(mix(id + 1)), zone: zone.clone(), is_up: true }).collect();
         let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
         for seat in &seats {
             for observer in observers_of(seat.node, &seats) {

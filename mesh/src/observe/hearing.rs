@@ -1,86 +1,130 @@
 //! When each watched node was last heard of. A synchronous core: time comes in as milliseconds.
 //!
+//! ```text
+//!   heard ──▶ quiet ──its turn was 100 ms ago──▶ late: asked ──no answer by the next tick──▶ alarm
+//!     ▲                                                │                                       │
+//!     └──────────────── any word of it ────────────────┴───────────────────────────────────────┘
+//! ```
 //! An observer that was late itself must not blame others (Lifeguard): whatever time its own loop lost is
 //! taken off everyone's silence, and while it is late it gives no judgement at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use scp_model::NodeId;
 
-use super::HEARTBEAT_MS;
+use super::TICK_MS;
 
 /// A tick later than this is our own stall. Below it, scheduling noise of a busy machine would slow every
-/// verdict down; up to it, a node that stalls for 2,000 ms is silent for 2,000 + 150 + 200 ms at most,
-/// which is still no death.
+/// verdict down.
 pub(super) const LATE_MS: u64 = 200;
 
-#[derive(Debug, Clone, Copy)]
-struct Heard {
-    /// Silence counts from here: the last heartbeat, or the beginning of the watch, less lost time.
-    since: u64,
-    /// The last heartbeat.
-    last: Option<u64>,
-}
+/// A heartbeat that is late by this much is asked for: far above what a network and a busy machine add.
+pub(super) const GRACE_MS: u64 = 100;
 
+/// Who was never heard since the watch began is not called silent before this: those that watched it
+/// before know better.
+const ACQUAINTANCE_MS: u64 = 2_000;
+
+/// Whoever has been late for longer than this is asked, and told of, once a second only: it is dead to
+/// us alone, or nobody can do anything about it.
+pub(super) const INSISTING_MS: u64 = 5_000;
+/// In ticks.
+const RELAXED: u64 = 1_000 / TICK_MS;
+
+/// Our own loop's time.
 #[derive(Debug)]
-pub(super) struct Hearing {
-    watched: BTreeMap<NodeId, Heard>,
+pub(super) struct OwnTime {
     last_tick: u64,
+    ticks: u64,
 }
 
-impl Hearing {
+impl OwnTime {
     pub(super) fn new(now: u64) -> Self {
-        Self { watched: BTreeMap::new(), last_tick: now }
+        Self { last_tick: now, ticks: 0 }
     }
 
-    /// Watches exactly these from now on.
-    pub(super) fn watch(&mut self, subjects: &BTreeSet<NodeId>, now: u64) {
-        self.watched.retain(|node, _| subjects.contains(node));
-        for node in subjects {
-            self.watched.entry(*node).or_insert(Heard { since: now, last: None });
-        }
-    }
-
-    /// A heartbeat came in.
-    pub(super) fn heard(&mut self, node: NodeId, now: u64) {
-        if let Some(heard) = self.watched.get_mut(&node) {
-            *heard = Heard { since: now.max(heard.since), last: Some(now) };
-        }
-    }
-
-    /// Our loop turns; called every [`HEARTBEAT_MS`]. A gap between two calls was our own.
-    pub(super) fn tick(&mut self, now: u64) {
+    /// Our loop turns; called every [`TICK_MS`]. A gap between two calls was our own: what was lost.
+    pub(super) fn tick(&mut self, now: u64) -> u64 {
         let lost = self.lateness(now);
-        if lost > 0 {
-            for heard in self.watched.values_mut() {
-                heard.since = (heard.since + lost).min(now);
-            }
-        }
-        self.last_tick = now;
+        (self.last_tick, self.ticks) = (now, self.ticks + 1);
+        lost
     }
 
     /// Milliseconds that our loop is behind; 0 within [`LATE_MS`].
-    fn lateness(&self, now: u64) -> u64 {
-        let behind = now.saturating_sub(self.last_tick).saturating_sub(HEARTBEAT_MS);
+    pub(super) fn lateness(&self, now: u64) -> u64 {
+        let behind = now.saturating_sub(self.last_tick).saturating_sub(TICK_MS);
         if behind > LATE_MS { behind } else { 0 }
     }
 
-    /// How long the node has been silent; `None`: not watched, or we are late ourselves.
-    pub(super) fn silence(&self, node: NodeId, now: u64) -> Option<u64> {
-        if self.lateness(now) > 0 {
-            return None;
+    /// Whether something that has lasted so long is due at this tick.
+    pub(super) fn is_turn(&self, lasted_ms: u64) -> bool {
+        lasted_ms <= INSISTING_MS || self.ticks.is_multiple_of(RELAXED)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    /// Silence counts from here: the last word, or the beginning of the watch, less lost time.
+    since: u64,
+    /// It speaks to us this often.
+    interval: u64,
+    spoke: bool,
+    /// Ticks in a row at which it was late.
+    late: u32,
+}
+
+/// Whom an observer has to ask, and whom to tell of.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Late {
+    pub(super) ask: Vec<NodeId>,
+    pub(super) alarm: Vec<NodeId>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Hearing {
+    watched: BTreeMap<NodeId, Heard>,
+}
+
+impl Hearing {
+    /// Watches exactly these from now on, each of which speaks to us so often.
+    pub(super) fn watch(&mut self, subjects: &BTreeMap<NodeId, u64>, now: u64) {
+        self.watched.retain(|node, _| subjects.contains_key(node));
+        for (node, interval) in subjects {
+            let new = Heard { since: now, interval: *interval, spoke: false, late: 0 };
+            self.watched.entry(*node).or_insert(new).interval = *interval;
         }
-        self.watched.get(&node).map(|heard| now.saturating_sub(heard.since))
     }
 
-    /// How long ago a heartbeat came in; `None`: none since the watch began.
-    pub(super) fn last_heard(&self, node: NodeId, now: u64) -> Option<u64> {
-        self.watched.get(&node)?.last.map(|last| now.saturating_sub(last))
+    /// A word of it came in.
+    pub(super) fn heard(&mut self, node: NodeId, now: u64) {
+        if let Some(heard) = self.watched.get_mut(&node) {
+            *heard = Heard { since: now.max(heard.since), spoke: true, late: 0, ..*heard };
+        }
     }
 
-    pub(super) fn silences(&self, now: u64) -> Vec<(NodeId, u64)> {
-        let watched = self.watched.keys();
-        watched.filter_map(|node| Some((*node, self.silence(*node, now)?))).collect()
+    /// Our loop turned, after it lost so much time.
+    pub(super) fn tick(&mut self, own: &OwnTime, (now, lost): (u64, u64)) -> Late {
+        let mut late = Late::default();
+        for (node, heard) in &mut self.watched {
+            heard.since = (heard.since + lost).min(now);
+            let silence = now.saturating_sub(heard.since);
+            let Some(late_ms) = silence.checked_sub(heard.interval + GRACE_MS) else { continue };
+            if own.is_turn(late_ms) {
+                late.ask.push(*node);
+                if heard.late > 0 {
+                    late.alarm.push(*node);
+                }
+            }
+            heard.late = heard.late.saturating_add(1);
+        }
+        late
+    }
+
+    /// How long the node has been silent; `None`: not watched, or not for long enough to know.
+    pub(super) fn silence(&self, node: NodeId, now: u64) -> Option<u64> {
+        let heard = self.watched.get(&node)?;
+        let silence = now.saturating_sub(heard.since);
+        (heard.spoke || silence >= ACQUAINTANCE_MS).then_some(silence)
     }
 }
 
@@ -89,46 +133,71 @@ mod tests {
     use super::*;
 
     const A: NodeId = NodeId(1);
+    const INTERVAL: u64 = 1_000;
 
-    fn watching() -> Hearing {
-        let mut hearing = Hearing::new(0);
-        hearing.watch(&BTreeSet::from([A]), 0);
-        hearing
+    struct Loop {
+        own: OwnTime,
+        hearing: Hearing,
     }
 
-    fn tick_until(hearing: &mut Hearing, from: u64, to: u64) {
-        (from..=to).step_by(HEARTBEAT_MS as usize).for_each(|now| hearing.tick(now));
-    }
+    impl Loop {
+        /// Watches A from 0 on, and has heard it then.
+        fn new() -> Self {
+            let mut hearing = Hearing::default();
+            hearing.watch(&BTreeMap::from([(A, INTERVAL)]), 0);
+            hearing.heard(A, 0);
+            Self { own: OwnTime::new(0), hearing }
+        }
 
-    #[test]
-    fn silence_counts_from_the_last_heartbeat() {
-        let mut hearing = watching();
-        assert_eq!(hearing.last_heard(A, 0), None);
-        hearing.tick(150);
-        hearing.heard(A, 160);
-        tick_until(&mut hearing, 300, 900);
-        assert_eq!(hearing.silence(A, 960), Some(800));
-        assert_eq!(hearing.last_heard(A, 960), Some(800));
-        assert_eq!(hearing.silence(NodeId(2), 960), None, "not watched");
-    }
+        fn tick(&mut self, now: u64) -> Late {
+            let lost = self.own.tick(now);
+            self.hearing.tick(&self.own, (now, lost))
+        }
 
-    #[test]
-    fn an_observer_that_is_late_gives_no_judgement_and_takes_its_own_time_off() {
-        let mut hearing = watching();
-        hearing.heard(A, 0);
-        tick_until(&mut hearing, 150, 600);
-        assert_eq!(hearing.silence(A, 5_600), None, "our loop has not turned for 5 s");
-        hearing.tick(5_600);
-        assert_eq!(hearing.silence(A, 5_600), Some(750), "the stall of 4,850 ms was ours");
-        hearing.heard(A, 5_601);
-        assert_eq!(hearing.silence(A, 5_611), Some(10));
+        /// What the last tick asked for.
+        fn tick_until(&mut self, from: u64, to: u64) -> Late {
+            let ticks = (from..=to).step_by(TICK_MS as usize);
+            ticks.map(|now| self.tick(now)).last().expect("there is a tick")
+        }
     }
 
     #[test]
-    fn a_node_that_was_just_added_is_not_silent_yet() {
-        let mut hearing = watching();
-        tick_until(&mut hearing, 150, 3_000);
-        hearing.watch(&BTreeSet::from([A, NodeId(2)]), 3_000);
-        assert_eq!(hearing.silences(3_000), vec![(A, 3_000), (NodeId(2), 0)]);
+    fn silence_counts_from_the_last_word() {
+        let mut turns = Loop::new();
+        turns.tick(TICK_MS);
+        turns.hearing.heard(A, 160);
+        assert_eq!(turns.tick_until(2 * TICK_MS, 900), Late::default());
+        assert_eq!(turns.hearing.silence(A, 960), Some(800));
+        assert_eq!(turns.hearing.silence(NodeId(2), 960), None, "not watched");
+    }
+
+    #[test]
+    fn who_is_late_is_asked_at_once_and_told_of_when_it_does_not_answer() {
+        let mut turns = Loop::new();
+        let due = INTERVAL + GRACE_MS;
+        assert_eq!(turns.tick_until(TICK_MS, due - TICK_MS), Late::default());
+        assert_eq!(turns.tick(due), Late { ask: vec![A], alarm: vec![] });
+        assert_eq!(turns.tick(due + TICK_MS), Late { ask: vec![A], alarm: vec![A] });
+        turns.hearing.heard(A, due + TICK_MS + 1);
+        assert_eq!(turns.tick(due + 2 * TICK_MS), Late::default(), "it answered");
+    }
+
+    #[test]
+    fn whoever_stays_silent_is_asked_ever_less() {
+        let mut turns = Loop::new();
+        let silent = INTERVAL + GRACE_MS + INSISTING_MS;
+        turns.tick_until(TICK_MS, silent);
+        let asked = (1..=100).filter(|tick| !turns.tick(silent + tick * TICK_MS).ask.is_empty()).count();
+        assert_eq!(asked as u64, 100 / RELAXED);
+    }
+
+    #[test]
+    fn of_a_node_that_was_just_added_nothing_is_said_until_it_was_given_time() {
+        let mut turns = Loop::new();
+        turns.hearing.watch(&BTreeMap::from([(A, INTERVAL), (NodeId(2), INTERVAL)]), 3_000);
+        assert_eq!(turns.hearing.silence(NodeId(2), 3_000 + ACQUAINTANCE_MS - 1), None);
+        assert_eq!(turns.hearing.silence(NodeId(2), 3_000 + ACQUAINTANCE_MS), Some(ACQUAINTANCE_MS));
+        turns.hearing.heard(NodeId(2), 6_000);
+        assert_eq!(turns.hearing.silence(NodeId(2), 6_010), Some(10));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use scp_mesh::{Observer, gossip::cell::Roster};
+use scp_mesh::{Observer, gossip::cell::Roster, observe::Watchlist};
 use scp_model::{
     Actor, CityId, Command, DepartmentId, Digest, JoinTokenId, Name, NodeId, ProjectId, Proposal, PublicKey,
     RequestId, Resources, Timestamp, UserId,
@@ -107,7 +107,7 @@ impl City {
     pub(super) async fn lead(
         mut self,
         observer: Observer,
-        roster: watch::Sender<Arc<Roster>>,
+        (roster, watchlist): (watch::Sender<Arc<Roster>>, watch::Sender<Arc<Watchlist>>),
         declared: mpsc::UnboundedSender<(NodeId, Instant)>,
     ) {
         let leader_since = self.now;
@@ -129,6 +129,7 @@ impl City {
                     roster.send_modify(|roster| {
                         Arc::make_mut(roster).members.insert(node, false);
                     });
+                    watchlist.send_modify(|watchlist| Arc::make_mut(watchlist).mark(node, false));
                     let _ = declared.send((node, Instant::now()));
                 }
             }

@@ -191,7 +191,8 @@ impl Curve {
         let city = city::City::new(count as u64);
         let nodes = city.nodes.clone();
         let seats = city.state.nodes.values();
-        let seats = seats.map(|node| Seat { node: node.id, zone: node.profile.zone.clone() }).collect();
+        let seats =
+            seats.map(|node| Seat { node: node.id, zone: node.profile.zone.clone(), is_up: true }).collect();
         let (watching, watchlist) = watch::channel(Arc::new(Watchlist { seats, leader: Some(nodes[0]) }));
         let roster = Roster {
             members: nodes.iter().map(|node| (*node, true)).collect(),
@@ -216,11 +217,7 @@ impl Curve {
         let members: BTreeMap<_, _> = nodes.iter().map(start).collect();
         let (declare, declared) = mpsc::unbounded_channel();
         let leader = members[&nodes[0]].observer.clone();
-        // The watchlist does not change here, and its sender must live as long as the members.
-        tokio::spawn(async move {
-            city.lead(leader, rostering, declare).await;
-            drop(watching);
-        });
+        tokio::spawn(city.lead(leader, (rostering, watching), declare));
         Self { network, nodes, members, roster, declared, rng, deaths: BTreeMap::new() }
     }
 

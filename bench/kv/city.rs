@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use scp_api::{
     client::Client,
     local::{LocalInit, LocalJoin},
-    native::{NativeClient, NewKeypair},
+    native::{NativeClient, NewKeypair, WatchClient},
     v1::{self, Consistency, JoinTokenCreate, ProjectCreate, QuotaSet, TokenRequest},
 };
 use scp_model::{KeypairId, Name, ProjectId};
@@ -110,6 +110,13 @@ impl City {
         let client = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build()?;
         let port = self.api_ports[number % NODES];
         Ok((client, format!("https://127.0.0.1:{port}/v1/events/watch?subject_kind=keypair")))
+    }
+
+    /// A connection of its own to one of the nodes, for watching.
+    pub async fn watch(&self, number: usize) -> Result<WatchClient> {
+        let address = self.mesh_addresses[number % NODES];
+        let stream = scp_mesh::client::connect(address, &self.authority).await?;
+        Ok(WatchClient::open(stream, &self.token).await?)
     }
 
     pub fn pids(&self) -> Vec<u32> {

@@ -1,8 +1,9 @@
 //! Watch fan-out: one change, told to thousands.
 //!
-//! Watchers of ours are HTTP responses of server-sent events; etcd's are watches on gRPC streams, as many on
-//! one stream as its own client would put there. On both sides every watcher is told every change by itself.
-//! What arrives is counted, not understood: the clients' share is small, and alike.
+//! Watchers of ours are subscriptions on streams of the native lane, through the client library; etcd's are
+//! watches on gRPC streams; a hundred on one stream on either side. Beside it, ours as HTTP responses of
+//! server-sent events, a hundred on a connection. Each of our watchers is a task that takes its events one by
+//! one; of etcd's and of HTTP's, what arrives is counted, not understood.
 
 use std::{
     sync::{
@@ -13,7 +14,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use scp_api::v1::SSE_EVENT;
+use scp_api::{
+    native::{Filter, SubjectKind, Subscription},
+    v1::SSE_EVENT,
+};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -48,10 +52,20 @@ struct Watchers {
     tasks: JoinSet<Result<()>>,
 }
 
+/// By which way ours are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Native,
+    Http,
+}
+
 impl Both {
     /// Deliveries a second, on our side.
-    pub async fn told(&self) -> Result<Run> {
-        let watchers = Watchers::ours(&self.city).await?;
+    pub async fn told(&self, way: Way) -> Result<Run> {
+        let watchers = match way {
+            Way::Native => Watchers::native(&self.city).await?,
+            Way::Http => Watchers::http(&self.city).await?,
+        };
         let next = self.next.clone();
         let city = self.city.clone();
         let write = move || {
@@ -123,7 +137,32 @@ where
 }
 
 impl Watchers {
-    async fn ours(city: &Arc<City>) -> Result<Self> {
+    async fn native(city: &Arc<City>) -> Result<Self> {
+        let (mut tasks, (opened, ready)) = (JoinSet::new(), mpsc::channel(WATCHERS));
+        let filter = Filter { kind: Some(SubjectKind::Keypair), ..Filter::default() };
+        for (connection, count) in shares() {
+            let (city, opened) = (city.clone(), opened.clone());
+            tasks.spawn(async move {
+                let client = city.watch(connection).await?;
+                let all = (0..count).map(|_| client.subscribe(filter, None));
+                let mut watchers = JoinSet::new();
+                for subscription in futures::future::try_join_all(all).await? {
+                    opened.send(()).await?;
+                    watchers.spawn(count_events(subscription));
+                }
+                drop(opened);
+                while let Some(done) = watchers.join_next().await {
+                    done.context("a watcher panicked")??;
+                }
+                Ok(())
+            });
+        }
+        drop(opened);
+        all_ready(ready).await?;
+        Ok(Self { tasks })
+    }
+
+    async fn http(city: &Arc<City>) -> Result<Self> {
         let (mut tasks, (opened, ready)) = (JoinSet::new(), mpsc::channel(WATCHERS));
         for (connection, count) in shares() {
             let (http, url) = city.http(connection)?;
@@ -189,6 +228,17 @@ async fn all_ready(mut ready: mpsc::Receiver<()>) -> Result<()> {
 }
 
 /// One watcher: until it has been told every change.
+async fn count_events(mut subscription: Subscription) -> Result<()> {
+    let mut sequence = subscription.position();
+    for _ in 0..CHANGES {
+        let event = subscription.next().await.context("a watch ended without a word")??;
+        ensure!(event.sequence > sequence, "events out of order");
+        sequence = event.sequence;
+    }
+    Ok(())
+}
+
+/// The same over HTTP.
 async fn count_frames(mut response: reqwest::Response, opened: mpsc::Sender<()>) -> Result<()> {
     let event = format!("event: {SSE_EVENT}\n");
     let (mut rest, mut events, mut is_ready) = (Vec::new(), 0, false);

@@ -13,7 +13,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    ASKS_MAX, Answers, Ask, Batch, Failure, Hello, KeptKeypair, NewKeypair, Said, frame, read_frame,
+    ASKS_MAX, Answers, Ask, Batch, Failure, Hello, KeptKeypair, NewKeypair, Purpose, Said, frame, read_frame,
     write_frame,
 };
 
@@ -45,6 +45,19 @@ pub struct NativeClient {
     asks: mpsc::Sender<Waiting>,
 }
 
+/// Says who we are, and hears that we are welcome.
+pub(super) async fn greet<S: AsyncRead + AsyncWrite + Send + 'static>(
+    stream: S,
+    token: &str,
+    purpose: Purpose,
+) -> Result<(ReadHalf<S>, WriteHalf<S>), NativeError> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    write_frame(&mut writer, &Hello { token: token.into(), purpose }).await.map_err(gone)?;
+    let welcome: Option<Result<(), Failure>> = read_frame(&mut reader).await.map_err(gone)?;
+    welcome.ok_or_else(|| gone("it ended without a word"))??;
+    Ok((reader, writer))
+}
+
 fn gone(why: impl std::fmt::Display) -> NativeError {
     NativeError::Gone { why: why.to_string() }
 }
@@ -55,10 +68,7 @@ impl NativeClient {
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
         token: &str,
     ) -> Result<Self, NativeError> {
-        let (mut reader, mut writer) = tokio::io::split(stream);
-        write_frame(&mut writer, &Hello { token: token.into() }).await.map_err(gone)?;
-        let welcome: Option<Result<(), Failure>> = read_frame(&mut reader).await.map_err(gone)?;
-        welcome.ok_or_else(|| gone("it ended without a word"))??;
+        let (reader, writer) = greet(stream, token, Purpose::Ask).await?;
         let (asks, waiting) = mpsc::channel(WAITING_MAX);
         tokio::spawn(carry(reader, writer, waiting));
         Ok(Self { asks })

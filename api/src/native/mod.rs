@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   program                                                 any node
-//!     Hello{token}                                      ▶   the signature is checked, once
+//!     Hello{token, Ask}                                 ▶   the signature is checked, once
 //!                                                       ◀   Welcome, or why not; then it ends
 //!     Batch{number, asks}                               ▶   the token again, then each ask's permission
 //!                                                           writes: one proposal each, proposed together
@@ -12,7 +12,8 @@
 //! It is for programs that ask a lot: HTTP costs more than what it carries when that is a name and a key.
 //! The asks are those of HTTP's routes, permitted by the same table, and become the same commands. What is
 //! not here yet is asked over HTTP. The stream is anything that is authenticated and encrypted on the
-//! city's side (`scp-mesh`'s client connection); who the asker is, is proven by the token alone.
+//! city's side (`scp-mesh`'s client connection); who the asker is, is proven by the token alone. A stream is
+//! either for asking or for [watching](watch): who reads events slowly shall not wait for answers.
 //!
 //! # Guarantees
 //! - An answer to a write says that it is synced on a majority and applied here; repeating a write with the
@@ -29,7 +30,11 @@
 #![allow(clippy::result_large_err, reason = "a problem is the rare path, and becomes an answer at once")]
 
 mod client;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod session;
+pub mod watch;
 
 use scp_codec::{CodecError, HEADER_BYTES, Header};
 use scp_model::{KeypairId, Name, ProjectId, RequestId, Timestamp};
@@ -39,10 +44,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub use self::{
     client::{NativeClient, NativeError},
     session::Native,
+    watch::{Filter, Subscription, WatchClient, WatchEnd},
 };
+pub use crate::server::seen::SubjectKind;
 
 /// Version of the frames.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Asks of one frame: enough to fill a group commit, few enough that the first does not wait for the last.
 pub const ASKS_MAX: usize = 512;
 /// Batches of one stream under way: one on its way to the disk, one gathering behind it, and as many again
@@ -55,6 +62,14 @@ const FRAME_BYTES_MAX: usize = 8 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Hello {
     token: String,
+    purpose: Purpose,
+}
+
+/// What a stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Purpose {
+    Ask,
+    Watch,
 }
 
 /// Asks that travel together.

@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    ASKS_MAX, Answers, Ask, BATCHES_MAX, Batch, Failure, Hello, KeptKeypair, NewKeypair, Said, frame,
-    read_frame, write_frame,
+    ASKS_MAX, Answers, Ask, BATCHES_MAX, Batch, Failure, Hello, KeptKeypair, NewKeypair, Purpose, Said,
+    frame, read_frame, watch, write_frame,
 };
 use crate::{
     cluster::{Cluster, Consistency, Snapshot},
@@ -35,21 +35,22 @@ const HELLO_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Serves streams of users' programs.
 pub struct Native {
     cluster: Arc<dyn Cluster>,
+    /// For subscriptions.
+    places: Arc<Semaphore>,
 }
 
 type Outcome = Result<Said, Failure>;
 
 impl Native {
     pub fn new(cluster: Arc<dyn Cluster>) -> Self {
-        Self { cluster }
+        Self { cluster, places: Arc::new(Semaphore::new(watch::NODE_SUBSCRIPTIONS_MAX)) }
     }
 
     /// Serves one stream until it ends.
     pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + 'static) {
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let Ok(Ok(Some(Hello { token }))) = timeout(HELLO_TIMEOUT, read_frame(&mut reader)).await else {
-            return;
-        };
+        let hello = timeout(HELLO_TIMEOUT, read_frame(&mut reader)).await;
+        let Ok(Ok(Some(Hello { token, purpose }))) = hello else { return };
         let token = match self.admit(&token).await {
             Ok(token) => token,
             Err(problem) => {
@@ -62,12 +63,13 @@ impl Native {
         if write_frame(&mut writer, &Ok::<(), Failure>(())).await.is_err() {
             return;
         }
-        let (answers, answered) = mpsc::channel(BATCHES_MAX);
-        let session = Arc::new(Session { cluster: self.cluster.clone(), token });
-        // One that ends takes the other with it, and with both the batches that are under way.
-        tokio::select! {
-            () = ask(session, reader, answers) => {}
-            () = answer(writer, answered) => {}
+        let cluster = self.cluster.clone();
+        match purpose {
+            Purpose::Ask => serve_asks(Session { cluster, token }, reader, writer).await,
+            Purpose::Watch => {
+                let places = self.places.clone();
+                watch::tell(watch::Watching { cluster, token, places }, reader, writer).await;
+            }
         }
     }
 
@@ -76,6 +78,16 @@ impl Native {
         let Snapshot { state, .. } = self.cluster.read(Consistency::Linearizable).await?;
         token.verify(&state, self.cluster.now())?;
         Ok(token)
+    }
+}
+
+async fn serve_asks(session: Session, reader: impl AsyncRead + Unpin, writer: impl AsyncWrite + Unpin) {
+    let (answers, answered) = mpsc::channel(BATCHES_MAX);
+    let session = Arc::new(session);
+    // One that ends takes the other with it, and with both the batches that are under way.
+    tokio::select! {
+        () = ask(session, reader, answers) => {}
+        () = answer(writer, answered) => {}
     }
 }
 

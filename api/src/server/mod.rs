@@ -37,6 +37,7 @@ mod problem;
 mod proven;
 mod resolve;
 mod routes;
+pub(crate) mod seen;
 mod throttle;
 pub(crate) mod token;
 mod told;

@@ -9,6 +9,7 @@ mod events;
 mod guide;
 mod idempotency;
 mod native;
+mod native_watch;
 mod openapi;
 mod pages;
 mod problems;

@@ -17,7 +17,7 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
-use scp_model::{Event, ProjectId, Subject};
+use scp_model::{Event, ProjectId};
 use scp_state::State;
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
@@ -28,10 +28,10 @@ use crate::{
     cluster::{Consistency, Snapshot},
     server::{
         Code, Server,
-        authorize::{Action, Identity, Scope, authorize},
         body::Params,
         call::{Answer, Call, Check, identify},
         invalid::Invalid,
+        seen::{SubjectKind, is_kept, oldest, visible},
         token::Unverified,
         told::frame,
         view,
@@ -43,13 +43,11 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Events taken from the ring at once.
 const BATCH: usize = 256;
-const SUBJECTS: [&str; 10] =
-    ["city", "node", "join_token", "department", "project", "user", "keypair", "flavor", "image", "vm"];
 
 /// Which events somebody wants to see.
 #[derive(Debug, Clone)]
 struct Wanted {
-    subject_kind: Option<String>,
+    kind: Option<SubjectKind>,
     subject_id: Option<String>,
     project: Option<ProjectId>,
 }
@@ -61,32 +59,20 @@ impl Wanted {
             let project = call.find_project(text).map_err(|problem| problem.detail);
             invalid.take("project", project).map(|project| project.id)
         });
-        let known = query.subject_kind.as_deref().is_none_or(|kind| SUBJECTS.contains(&kind));
-        invalid.check(known, "subject_kind", format!("is one of {}", SUBJECTS.join(", ")));
+        let kind = query.subject_kind.as_deref().map(SubjectKind::from_word);
+        if kind == Some(None) {
+            let words: Vec<_> = SubjectKind::ALL.iter().map(|kind| kind.word()).collect();
+            invalid.add("subject_kind", format!("is one of {}", words.join(", ")));
+        }
         invalid.finish()?;
-        let (subject_kind, subject_id) = (query.subject_kind.clone(), query.subject_id.clone());
-        Ok(Self { subject_kind, subject_id, project })
+        Ok(Self { kind: kind.flatten(), subject_id: query.subject_id.clone(), project })
     }
 
     fn has(&self, event: &Event) -> bool {
-        self.subject_kind.as_deref().is_none_or(|kind| kind == event.subject.kind())
+        self.kind.is_none_or(|kind| kind == SubjectKind::of(&event.subject))
             && self.project.is_none_or(|project| event.project == Some(project))
             && self.subject_id.as_deref().is_none_or(|id| id == event.subject.id())
     }
-}
-
-/// Those of a project are its readers'; the rest is the city's; what concerns a user, theirs too.
-fn visible(identity: &Identity, event: &Event) -> bool {
-    match (event.project, event.subject) {
-        (Some(project), _) => authorize(identity, Action::EventRead, Scope::Project(project)).is_ok(),
-        (None, Subject::User(user)) if identity.user() == Some(user) => true,
-        (None, _) => authorize(identity, Action::CityEventRead, Scope::City).is_ok(),
-    }
-}
-
-/// Sequence number of the oldest event that is kept, or of the next one.
-fn oldest(state: &State) -> u64 {
-    state.next_event - state.events.len() as u64
 }
 
 /// What happened, oldest first, as far as it is kept.
@@ -158,8 +144,7 @@ struct Position {
 
 impl Position {
     fn of(state: &State, next: u64) -> Self {
-        // A number that is yet to come is another city's, or another life's of this one.
-        if (oldest(state)..=state.next_event).contains(&next) {
+        if is_kept(state, next) {
             let sequence = next.saturating_sub(1);
             return Self { next, frame: frame(SSE_READY, sequence, &Ready { sequence }) };
         }

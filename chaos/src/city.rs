@@ -18,7 +18,7 @@ use scp_api::{
 use scp_servers::{Options, Server, Servers, wait_until};
 use tokio::runtime::Runtime;
 
-use crate::{clocks::Clocks, scenario::Scenario};
+use crate::{clocks::Clocks, delay::Delay, scenario::Scenario};
 
 /// Where `scpd` listens for root on each server, as it does by default.
 pub const SOCKET: &str = "/run/scp/scpd.sock";
@@ -52,6 +52,8 @@ pub struct City {
     /// Servers of the city and their node ids.
     pub members: BTreeMap<String, String>,
     pub access: Access,
+    /// Servers whose packets are late.
+    pub delays: BTreeMap<String, Delay>,
 }
 
 impl City {
@@ -75,6 +77,7 @@ impl City {
             pids: BTreeMap::new(),
             members: BTreeMap::new(),
             access: Access::default(),
+            delays: BTreeMap::new(),
         };
         city.join_the_network()?;
         let names: Vec<_> = city.servers.servers.iter().map(|server| server.name.clone()).collect();

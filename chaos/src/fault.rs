@@ -1,7 +1,7 @@
 //! Faults: how each is done to a server, and how it is taken back.
 //!
 //! Packets are dropped by nftables inside the server's network namespace, in one table a fault, so that
-//! taking one back leaves another alone. Only links between servers are met: clients reach every node, and
+//! taking one back leaves another alone; they are held by [`crate::delay`]. Only links between servers are met: clients reach every node, and
 //! learn from it what it can do without the others. The exception is `unplug`, which takes everything.
 
 use std::{
@@ -19,6 +19,7 @@ use scp_servers::wait_until;
 
 use crate::{
     city::{City, DATA_DIR, SOON},
+    delay::{Delay, Late},
     disk,
     scenario::{Fault, Step, Way},
 };
@@ -43,6 +44,7 @@ pub fn inject(city: &mut City, step: &Step, targets: &[String], peers: &[String]
             Fault::PowerCut => drop(city.servers.get(name)?.kill_everything()?),
             Fault::Unplug => city.server(name)?.set_cable(false)?,
             Fault::Cut | Fault::Lose => filter(city, step, name, peers)?,
+            Fault::Delay => hold(city, step, name, peers)?,
             Fault::SlowDisk => {
                 let limit = step.writes_per_s.context("a scenario that was checked says how slow")?;
                 let dir = city.server(name)?.path(DATA_DIR)?;
@@ -72,6 +74,7 @@ pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<Opt
             Fault::Cut | Fault::Lose => {
                 nft(city, name, &format!("delete table inet {}", table(step.fault)))?;
             }
+            Fault::Delay => city.delays.remove(name).map_or(Ok(()), |delay| delay.end(city.server(name)?))?,
             Fault::FillDisk => {
                 fs::remove_file(filler(city, name)?).context("the filler cannot be removed")?
             }
@@ -91,6 +94,7 @@ pub fn take_back(city: &mut City, step: &Step, targets: &[String]) -> Result<Opt
             | Fault::Unplug
             | Fault::Cut
             | Fault::Lose
+            | Fault::Delay
             | Fault::FillDisk
             | Fault::Corrupt
             | Fault::SlowDisk
@@ -137,13 +141,26 @@ fn rules(step: &Step, addresses: &[&str]) -> String {
 }
 
 fn filter(city: &City, step: &Step, name: &str, peers: &[String]) -> Result<()> {
+    nft(city, name, &rules(step, &others(city, name, peers)?))
+}
+
+fn hold(city: &mut City, step: &Step, name: &str, peers: &[String]) -> Result<()> {
+    let millis = step.delay_ms.context("a scenario that was checked says how late")?;
+    let late = Late { by: Duration::from_millis(millis), jitter: Duration::from_millis(step.jitter_ms) };
+    let delay = Delay::begin(city.server(name)?, late, step.way, &others(city, name, peers)?)?;
+    city.delays.insert(name.into(), delay);
+    Ok(())
+}
+
+/// Where the other ends of the server's links to `peers` are.
+fn others<'a>(city: &'a City, name: &str, peers: &[String]) -> Result<Vec<&'a str>> {
     let servers = peers.iter().filter(|peer| *peer != name).map(|peer| city.server(peer));
-    let servers = servers.collect::<Result<Vec<_>>>()?;
-    let addresses: Vec<_> = servers.iter().map(|server| server.address.as_str()).collect();
+    let addresses: Vec<_> =
+        servers.map(|server| server.map(|server| server.address.as_str())).collect::<Result<_>>()?;
     if addresses.is_empty() {
         bail!("there is no link from {name} to {peers:?}");
     }
-    nft(city, name, &rules(step, &addresses))
+    Ok(addresses)
 }
 
 fn filler(city: &City, name: &str) -> Result<PathBuf> {

@@ -58,6 +58,7 @@
 //! | `unplug` | the cable, clients included | plugged in |
 //! | `cut` | packets of the links to `peers` dropped, `way` = `both`, `in` or `out` | rules removed |
 //! | `lose` | the same, by chance: `percent` of them | rules removed |
+//! | `delay` | the same held for `delay_ms`, and by chance up to `jitter_ms` longer, so that they overtake each other | what is held goes on its way |
 //! | `fill_disk` | a file takes all space (needs `disk_mib`) | file removed |
 //! | `slow_disk` | `scpd` may write `writes_per_s` times a second | as before |
 //! | `corrupt` | stopped, a byte of `file` flipped, started | if it refused to start: removed from the city, emptied, joined anew |
@@ -74,12 +75,13 @@
 //! cleaned up (see `scp_servers`).
 //!
 //! # Caveats: what is not tried here
-//! - Clocks that run too fast or too slow, disks that lose synced data, packets that are late:
+//! - Clocks that run too fast or too slow, disks that lose synced data, packets that come twice:
 //!   one kernel serves all servers, with one page cache. A power cut therefore loses nothing that was
 //!   written. `sim/` tries all of these.
 
 pub mod city;
 pub mod clocks;
+mod delay;
 mod disk;
 pub mod fault;
 pub mod history;

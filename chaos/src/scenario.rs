@@ -76,6 +76,7 @@ pub enum Fault {
     Unplug,
     Cut,
     Lose,
+    Delay,
     FillDisk,
     Corrupt,
     SlowDisk,
@@ -96,6 +97,7 @@ impl Fault {
             Self::Unplug => "unplug",
             Self::Cut => "cut",
             Self::Lose => "lose",
+            Self::Delay => "delay",
             Self::FillDisk => "fill_disk",
             Self::Corrupt => "corrupt",
             Self::SlowDisk => "slow_disk",
@@ -117,6 +119,7 @@ impl Fault {
             | Self::Unplug
             | Self::Cut
             | Self::Lose
+            | Self::Delay
             | Self::FillDisk
             | Self::Corrupt
             | Self::SlowDisk
@@ -179,13 +182,18 @@ pub enum Way {
 pub struct Step {
     pub fault: Fault,
     pub target: Target,
-    /// `cut`, `lose`: the links to whom; to all other servers when absent.
+    /// `cut`, `lose`, `delay`: the links to whom; to all other servers when absent.
     pub peers: Option<Target>,
-    /// `cut`, `lose`.
+    /// `cut`, `lose`, `delay`.
     #[serde(default)]
     pub way: Way,
     /// `lose`: of a hundred packets, how many.
     pub percent: Option<u8>,
+    /// `delay`: how long each packet is held.
+    pub delay_ms: Option<u64>,
+    /// `delay`: up to so much longer, by chance, so that packets overtake each other.
+    #[serde(default)]
+    pub jitter_ms: u64,
     /// `slow_disk`: how often `scpd` may write in a second.
     pub writes_per_s: Option<u32>,
     /// `corrupt`: the first file whose path in the data directory begins so.
@@ -258,9 +266,15 @@ impl Scenario {
     }
 
     fn check(&self, step: &Step) -> Result<()> {
-        let is_link = matches!(step.fault, Fault::Cut | Fault::Lose);
+        let is_link = matches!(step.fault, Fault::Cut | Fault::Lose | Fault::Delay);
         if !is_link && (step.peers.is_some() || step.way != Way::Both) {
-            bail!("peers and way are for cut and lose");
+            bail!("peers and way are for cut, lose and delay");
+        }
+        match (step.fault, step.delay_ms) {
+            (Fault::Delay, Some(1..=10_000)) if step.jitter_ms <= 10_000 => {}
+            (Fault::Delay, _) => bail!("delay_ms is needed, 1 to 10000, and jitter_ms is 10000 at most"),
+            (_, None) if step.jitter_ms == 0 => {}
+            (_, _) => bail!("delay_ms and jitter_ms are for delay"),
         }
         match (step.fault, step.percent) {
             (Fault::Lose, Some(1..=100)) => {}
@@ -361,6 +375,8 @@ mod tests {
         assert!(refused("[[step]]\nfault='kill'\ntarget='n1'\npercent=5\n").contains("lose"));
         assert!(refused("[[step]]\nfault='lose'\ntarget='n1'\n").contains("percent"));
         assert!(refused("[[step]]\nfault='kill'\ntarget='n1'\nway='in'\n").contains("way"));
+        assert!(refused("[[step]]\nfault='delay'\ntarget='n1'\n").contains("delay_ms"));
+        assert!(refused("[[step]]\nfault='kill'\ntarget='n1'\njitter_ms=5\n").contains("jitter_ms"));
         assert!(refused("[[step]]\nfault='fill_disk'\ntarget='n1'\n").contains("disk_mib"));
         assert!(refused("[[step]]\nfault='kill'\ntarget='vm_node'\n").contains("vms"));
         assert!(refused("[[step]]\nfault='slow_disk'\ntarget='n1'\n").contains("writes_per_s"));

@@ -86,6 +86,7 @@ pub fn kind(step: &Step) -> Option<Seen> {
         (Fault::Unplug, _) | (Fault::Cut, Way::Both) => Seen::Partition,
         (Fault::Cut, Way::In | Way::Out) => Seen::OneWay,
         (Fault::Lose, _) => Seen::Lossy,
+        (Fault::Delay, _) => Seen::Slow,
         (Fault::FillDisk, _) => Seen::DiskFull,
         (Fault::SlowDisk, _) => Seen::DiskStall,
         (Fault::Corrupt, _) => Seen::Damage,

@@ -77,6 +77,11 @@ impl Server {
         })
     }
 
+    /// The network namespace, to be entered.
+    pub fn network(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.namespace)
+    }
+
     /// Inode of the network namespace, as [`crate::VmProcess::namespace`] shows it.
     pub fn namespace_inode(&self) -> u64 {
         self.inode

@@ -138,8 +138,9 @@ pub fn unframe(bytes: &[u8], limit: usize) -> Result<(u16, &[u8], &[u8]), CodecE
 
 /// A value's payload without a frame, for embedding where the outer format already has one.
 pub fn to_payload<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
-    bincode::serde::encode_to_vec(value, bincode::config::standard())
-        .map_err(|error| CodecError::Malformed(error.to_string()))
+    let mut out = Vec::with_capacity(ROOM_BYTES);
+    append_payload(&mut out, value)?;
+    Ok(out)
 }
 
 /// Reads a payload made by [`to_payload`]; bytes behind the value are an error.

@@ -3,13 +3,17 @@
 //! `apply` runs on Raft's own task, one entry after another. Where Raft lets them settle, a snapshot is
 //! published, which costs a few pointer copies; readers take whole snapshots and never lock.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    thread,
+};
 
 use arc_swap::ArcSwap;
 use scp_codec as codec;
 use scp_model::{Answer, Proposal};
 use scp_raft::MachineSnapshot;
-use scp_state::{State, snapshot::Restore};
+use scp_state::{Part, Restore, State};
 use tokio::sync::watch;
 
 /// Frame version of proposals in the log.
@@ -18,6 +22,9 @@ pub const PROPOSAL_VERSION: u16 = 1;
 pub const ANSWER_VERSION: u16 = 1;
 /// The largest proposal: a VM with full user data and keys is below 200 KiB, a report batch below 1 MiB.
 pub const PROPOSAL_BYTES_MAX: usize = 4 << 20;
+
+/// Frames of a snapshot that are read ahead; one of no more is read where it is taken in.
+const FRAMES_AHEAD: usize = 4;
 
 /// The latest state, for every reader in this process.
 #[derive(Debug, Clone)]
@@ -93,11 +100,7 @@ impl scp_raft::Machine for Machine {
     }
 
     fn restore(&mut self, snapshot: &mut dyn io::Read) -> io::Result<()> {
-        let mut restore = Restore::default();
-        while let Some(frame) = read_frame(snapshot)? {
-            restore.push(&frame).map_err(invalid)?;
-        }
-        self.state = restore.finish().map_err(invalid)?;
+        self.state = restored(snapshot)?;
         if scp_mutant::on("snapshot-without-retry-table") {
             self.state.requests = Default::default();
         }
@@ -110,6 +113,38 @@ impl scp_raft::Machine for Machine {
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// The state in a snapshot. Of a large one, frames are read on another thread ahead of being taken in; the order in
+/// which they are taken in, and so the state, is the same.
+fn restored(snapshot: &mut dyn io::Read) -> io::Result<State> {
+    let mut restore = Restore::default();
+    for _ in 0..FRAMES_AHEAD {
+        let Some(frame) = read_frame(snapshot)? else { return restore.finish().map_err(invalid) };
+        restore.push(Part::read(frame).map_err(invalid)?).map_err(invalid)?;
+    }
+    thread::scope(|scope| {
+        let (frames, to_read) = mpsc::sync_channel::<Vec<u8>>(FRAMES_AHEAD);
+        let (read, parts) = mpsc::sync_channel(FRAMES_AHEAD);
+        scope.spawn(move || to_read.into_iter().map(Part::read).try_for_each(|part| read.send(part)));
+        let gone = |_| io::Error::other("the thread that reads the snapshot ended");
+        let (mut ahead, mut ended) = (0, false);
+        loop {
+            while ahead < FRAMES_AHEAD && !ended {
+                match read_frame(snapshot)? {
+                    Some(frame) => frames.send(frame).map_err(|_| gone(mpsc::RecvError))?,
+                    None => ended = true,
+                }
+                ahead += usize::from(!ended);
+            }
+            if ahead == 0 {
+                return restore.finish().map_err(invalid);
+            }
+            let part = parts.recv().map_err(gone)?;
+            ahead -= 1;
+            restore.push(part.map_err(invalid)?).map_err(invalid)?;
+        }
+    })
 }
 
 /// One frame off a stream of them; none at its end.

@@ -10,6 +10,39 @@ use scp_model::{
 
 use crate::{NameScope, State};
 
+/// Entries of the large indices, gathered first: put in in their order each falls beside the one before, where the
+/// order of the tables would lead all over the index.
+#[derive(Default)]
+struct Gathered {
+    names: Vec<((NameScope, Name), Subject)>,
+    macs: Vec<([u8; 6], VmId)>,
+    seats: Vec<(NodeId, VmId)>,
+}
+
+impl Gathered {
+    fn name(&mut self, scope: NameScope, name: &Name, subject: Subject) {
+        self.names.push(((scope, name.clone()), subject));
+    }
+
+    fn put_in(mut self, state: &mut State) -> Result<(), String> {
+        self.names.sort_unstable();
+        for ((scope, name), subject) in self.names {
+            if let Some(other) = state.names.insert((scope, name.clone()), subject) {
+                return Err(format!("{other} and {subject} are both named {name}"));
+            }
+        }
+        self.macs.sort_unstable();
+        for (mac, vm) in self.macs {
+            if let Some(other) = state.macs.insert(mac, vm) {
+                return Err(format!("vms {other} and {vm} have the same hardware address"));
+            }
+        }
+        self.seats.sort_unstable();
+        state.vms_by_node.extend(self.seats);
+        Ok(())
+    }
+}
+
 /// Forgets everything derived and counts it anew from the tables.
 pub(crate) fn rebuild(state: &mut State) -> Result<(), String> {
     state.usage = state.projects.keys().map(|id| (*id, Default::default())).collect();
@@ -24,39 +57,41 @@ pub(crate) fn rebuild(state: &mut State) -> Result<(), String> {
     state.image_users_on.clear();
     state.copies_missing.clear();
     state.copies_idle.clear();
-    tenancy(state)?;
-    machines(state)?;
-    vms(state)
+    let mut gathered = Gathered::default();
+    tenancy(state, &mut gathered)?;
+    machines(state, &mut gathered)?;
+    vms(state, &mut gathered)?;
+    gathered.put_in(state)
 }
 
-fn tenancy(state: &mut State) -> Result<(), String> {
+fn tenancy(state: &mut State, gathered: &mut Gathered) -> Result<(), String> {
     for department in state.departments.clone().values() {
-        index(state, NameScope::Departments, &department.name, Subject::Department(department.id))?;
+        gathered.name(NameScope::Departments, &department.name, Subject::Department(department.id));
     }
     for project in state.projects.clone().values() {
-        index(state, NameScope::Projects(project.department), &project.name, Subject::Project(project.id))?;
+        gathered.name(NameScope::Projects(project.department), &project.name, Subject::Project(project.id));
     }
     for user in state.users.clone().values() {
-        index(state, NameScope::Users, &user.name, Subject::User(user.id))?;
+        gathered.name(NameScope::Users, &user.name, Subject::User(user.id));
     }
     for keypair in state.keypairs.clone().values() {
         let scope = NameScope::Keypairs(keypair.project);
-        index(state, scope, &keypair.name, Subject::Keypair(keypair.id))?;
+        gathered.name(scope, &keypair.name, Subject::Keypair(keypair.id));
         let usage = state.usage.get_mut(&keypair.project);
         usage.ok_or_else(|| format!("keypair {} is of no project", keypair.id))?.keypairs += 1;
     }
     Ok(())
 }
 
-fn machines(state: &mut State) -> Result<(), String> {
+fn machines(state: &mut State, gathered: &mut Gathered) -> Result<(), String> {
     for node in state.nodes.clone().values() {
-        index(state, NameScope::Nodes, &node.profile.name, Subject::Node(node.id))?;
+        gathered.name(NameScope::Nodes, &node.profile.name, Subject::Node(node.id));
     }
     for flavor in state.flavors.clone().values() {
-        index(state, NameScope::Flavors, &flavor.name, Subject::Flavor(flavor.id))?;
+        gathered.name(NameScope::Flavors, &flavor.name, Subject::Flavor(flavor.id));
     }
     for image in state.images.clone().values() {
-        index(state, NameScope::Images(image.project), &image.name, Subject::Image(image.id))?;
+        gathered.name(NameScope::Images(image.project), &image.name, Subject::Image(image.id));
         let usage = state.usage.get_mut(&image.project);
         usage.ok_or_else(|| format!("image {} is of no project", image.id))?.images += 1;
         image.replicas.keys().for_each(|node| settle_copy(state, image.id, *node));
@@ -68,20 +103,19 @@ fn machines(state: &mut State) -> Result<(), String> {
     Ok(())
 }
 
-fn vms(state: &mut State) -> Result<(), String> {
+fn vms(state: &mut State, gathered: &mut Gathered) -> Result<(), String> {
     for vm in state.vms.clone().values() {
-        index(state, NameScope::Vms(vm.spec.project), &vm.spec.name, Subject::Vm(vm.id))?;
+        gathered.name(NameScope::Vms(vm.spec.project), &vm.spec.name, Subject::Vm(vm.id));
         let usage = state.usage.get_mut(&vm.spec.project);
         let usage = usage.ok_or_else(|| format!("vm {} is of no project", vm.id))?;
         usage.vms += 1;
         usage.resources = usage.resources.plus(vm.spec.resources);
         *state.image_users.entry(vm.spec.image).or_default() += 1;
-        if let Some(other) = state.macs.insert(vm.spec.mac, vm.id) {
-            return Err(format!("vms {other} and {} have the same hardware address", vm.id));
-        }
+        gathered.macs.push((vm.spec.mac, vm.id));
         if let Some(node) = vm.node() {
             allocate(state, node, vm.id, vm.spec.resources)?;
-            seat(state, vm.id, &vm.spec, node);
+            gathered.seats.push((node, vm.id));
+            seat_beside(state, vm.id, &vm.spec, node);
         }
         if let Some(waits) = wait_of(vm) {
             state.pending.insert(waits);
@@ -97,13 +131,6 @@ fn allocate(state: &mut State, node: NodeId, vm: VmId, resources: Resources) -> 
     Ok(())
 }
 
-fn index(state: &mut State, scope: NameScope, name: &Name, subject: Subject) -> Result<(), String> {
-    match state.names.insert((scope, name.clone()), subject) {
-        None => Ok(()),
-        Some(other) => Err(format!("{other} and {subject} are both named {name}")),
-    }
-}
-
 /// A VM's place among those that wait, if it waits.
 pub(crate) fn wait_of(vm: &Vm) -> Option<(scp_model::Timestamp, VmId)> {
     let waits = vm.placement.is_none() && vm.status.phase == VmPhase::Pending;
@@ -113,6 +140,10 @@ pub(crate) fn wait_of(vm: &Vm) -> Option<(scp_model::Timestamp, VmId)> {
 /// The VM is on the node: by node, by group, by image.
 pub(crate) fn seat(state: &mut State, id: VmId, spec: &VmSpec, node: NodeId) {
     state.vms_by_node.insert((node, id));
+    seat_beside(state, id, spec, node);
+}
+
+fn seat_beside(state: &mut State, id: VmId, spec: &VmSpec, node: NodeId) {
     if let Some(group) = &spec.anti_affinity {
         state.groups.insert((spec.project, group.clone(), node, id));
     }

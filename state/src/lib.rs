@@ -45,7 +45,7 @@ use scp_model::{
 
 pub use apply::Applied;
 pub use queries::{EventsGap, Hold, node_id_of};
-pub use snapshot::{Frames, Restore, SnapshotError};
+pub use snapshot::{Frames, Part, Restore, SnapshotError};
 
 /// The replicated state of one city.
 #[derive(Debug, Clone, Default, PartialEq)]

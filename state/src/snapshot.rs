@@ -50,6 +50,9 @@ fn inconsistent(why: impl Into<String>) -> SnapshotError {
     SnapshotError::Inconsistent(why.into())
 }
 
+/// A row's length.
+const ENTRY_HEAD_BYTES: usize = size_of::<u32>();
+
 /// One record. New tables go before `End`'s place in the stream and behind it in this list.
 #[derive(Serialize, Deserialize)]
 enum Row {
@@ -105,14 +108,15 @@ impl Iterator for Frames {
             return None;
         }
         let mut payload = std::mem::take(&mut self.left_over);
+        payload.reserve(SNAPSHOT_FRAME_BYTES_MAX);
         for row in self.rows.by_ref() {
-            let row = entry(&row);
+            let before = payload.len();
+            append_entry(&mut payload, &row);
             self.count += 1;
-            if !payload.is_empty() && payload.len() + row.len() > SNAPSHOT_FRAME_BYTES_MAX {
-                self.left_over = row;
+            if before > 0 && payload.len() > SNAPSHOT_FRAME_BYTES_MAX {
+                self.left_over = payload.split_off(before);
                 break;
             }
-            payload.extend_from_slice(&row);
         }
         if payload.is_empty() {
             let digest = Digest(self.hash.finalize_reset().into());
@@ -126,10 +130,19 @@ impl Iterator for Frames {
 }
 
 /// A row behind its length.
+fn append_entry(payload: &mut Vec<u8>, row: &Row) {
+    let begin = payload.len();
+    payload.extend_from_slice(&[0; ENTRY_HEAD_BYTES]);
+    scp_codec::append_payload(payload, row).expect("rows have no type that bincode refuses");
+    let length = u32::try_from(payload.len() - begin - ENTRY_HEAD_BYTES);
+    let length = length.expect("every row is bounded far below 4 GiB");
+    payload[begin..begin + ENTRY_HEAD_BYTES].copy_from_slice(&length.to_le_bytes());
+}
+
 fn entry(row: &Row) -> Vec<u8> {
-    let row = scp_codec::to_payload(row).expect("rows have no type that bincode refuses");
-    let length = u32::try_from(row.len()).expect("every row is bounded far below 4 GiB");
-    [&length.to_le_bytes(), row.as_slice()].concat()
+    let mut entry = Vec::new();
+    append_entry(&mut entry, row);
+    entry
 }
 
 fn framed(payload: &[u8]) -> Vec<u8> {
@@ -166,6 +179,33 @@ fn rows(state: &State) -> impl Iterator<Item = Row> + Send + use<> {
         .chain(state.events.into_iter().map(Row::Event))
 }
 
+/// A frame and the rows in it. To read them takes longer than to take them in, and needs nothing but the frame: it
+/// may be done elsewhere, and ahead.
+pub struct Part {
+    frame: Vec<u8>,
+    rows: Vec<Row>,
+}
+
+impl Part {
+    /// Reads exactly one frame.
+    pub fn read(frame: Vec<u8>) -> Result<Self, SnapshotError> {
+        let (version, mut payload, rest) = scp_codec::unframe(&frame, SNAPSHOT_FRAME_BYTES_MAX)?;
+        if version != VERSION {
+            return Err(CodecError::Version { found: version, expected: VERSION }.into());
+        }
+        if !rest.is_empty() {
+            return Err(CodecError::Trailing(rest.len()).into());
+        }
+        let mut rows = Vec::new();
+        while !payload.is_empty() {
+            let row;
+            (row, payload) = split_entry(payload)?;
+            rows.push(scp_codec::from_payload(row)?);
+        }
+        Ok(Self { frame, rows })
+    }
+}
+
 /// Takes a snapshot in, frame by frame.
 #[derive(Default)]
 pub struct Restore {
@@ -176,21 +216,10 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// Takes exactly one frame. After an error the whole snapshot is to be thrown away.
-    pub fn push(&mut self, frame: &[u8]) -> Result<(), SnapshotError> {
-        let (version, mut payload, rest) = scp_codec::unframe(frame, SNAPSHOT_FRAME_BYTES_MAX)?;
-        if version != VERSION {
-            return Err(CodecError::Version { found: version, expected: VERSION }.into());
-        }
-        if !rest.is_empty() {
-            return Err(CodecError::Trailing(rest.len()).into());
-        }
-        while !payload.is_empty() {
-            let row;
-            (row, payload) = split_entry(payload)?;
-            self.take(scp_codec::from_payload(row)?)?;
-        }
-        self.hash.update(frame);
+    /// Takes the next frame. After an error the whole snapshot is to be thrown away.
+    pub fn push(&mut self, part: Part) -> Result<(), SnapshotError> {
+        part.rows.into_iter().try_for_each(|row| self.take(row))?;
+        self.hash.update(&part.frame);
         Ok(())
     }
 
@@ -287,7 +316,7 @@ impl State {
             let (_, _, rest) = scp_codec::unframe(bytes, SNAPSHOT_FRAME_BYTES_MAX)?;
             let frame;
             (frame, bytes) = bytes.split_at(bytes.len() - rest.len());
-            restore.push(frame)?;
+            restore.push(Part::read(frame.to_vec())?)?;
         }
         restore.finish()
     }

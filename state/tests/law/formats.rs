@@ -7,7 +7,7 @@ use crate::support::{
 };
 use proptest::prelude::*;
 use scp_model::Proposal;
-use scp_state::{Frames, Restore, SnapshotError, State, limits::SNAPSHOT_FRAME_BYTES_MAX};
+use scp_state::{Frames, Part, Restore, SnapshotError, State, limits::SNAPSHOT_FRAME_BYTES_MAX};
 
 /// Version of the log's entries.
 const LOG_VERSION: u16 = 1;
@@ -84,7 +84,7 @@ fn a_large_snapshot_is_cut_into_small_frames_and_read_frame_by_frame() {
     assert!(longest <= SNAPSHOT_FRAME_BYTES_MAX + scp_codec::HEADER_BYTES, "{longest} bytes");
     let mut restore = Restore::default();
     for frame in &frames {
-        restore.push(frame).expect("a frame is read");
+        restore.push(Part::read(frame.clone()).expect("a frame is read")).expect("a frame is taken in");
     }
     assert!(restore.finish().expect("the snapshot is whole") == *large());
 }

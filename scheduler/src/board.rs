@@ -2,8 +2,8 @@
 //! are decided here, for [`place`](crate::place), [`evacuate`](crate::evacuate), `explain` and
 //! `survives` alike, so that they never disagree.
 //!
-//! It is built once a round, in O(nodes); the state is not copied. The first choice of a round puts the
-//! nodes in [`Order`]; each then looks at few of them.
+//! It is built once a round, in O(nodes); the state is not copied. The first choices of a round look at every
+//! node; a round with more puts the nodes in [`Order`], and each choice then looks at few of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +16,12 @@ use crate::{
     order::{Order, Walk},
     rank::{ImageDistance, Rank},
 };
+
+/// So many times its nodes a round looks at one before it puts them in order, which takes about as long. Most rounds
+/// place one VM or none.
+const LOOKS_PER_NODE: usize = 4;
+/// To see that a node has no room is an eighth of a look.
+const GLANCES_PER_LOOK: usize = 8;
 
 /// An anti-affinity group: its name means something within its project only.
 pub(crate) type Group<'a> = (ProjectId, &'a Name);
@@ -49,7 +55,9 @@ pub(crate) struct Board<'a> {
     /// In the order of node ids.
     pub(crate) slots: Vec<Slot<'a>>,
     zones: usize,
-    /// Made when it is first asked for: most rounds place nothing.
+    /// Looks at nodes until they are put in order.
+    pub(crate) looks_left: usize,
+    /// Made when those are used up.
     order: Option<Order>,
     /// Of the nodes with a copy, by image: where it is whole, and where it is on its way.
     copies: BTreeMap<ImageId, [Order; 2]>,
@@ -61,23 +69,32 @@ pub(crate) struct Board<'a> {
 
 impl<'a> Board<'a> {
     pub(crate) fn new(state: &'a State) -> Self {
-        let mut zones: BTreeMap<&Name, usize> = BTreeMap::new();
+        // By name; there are few of them, and each node asks.
+        let mut zones: Vec<(&Name, usize)> = Vec::new();
         // One entry a node: both are in the order of node ids.
         let slots = state.nodes.values().zip(&state.allocated).map(|(node, (id, allocated))| {
             assert_eq!(node.id, *id, "each node has its sum");
-            let next = zones.len();
-            let zone = *zones.entry(&node.profile.zone).or_insert(next);
+            let (name, next) = (&node.profile.zone, zones.len());
+            let at = zones.binary_search_by(|(zone, _)| (*zone).cmp(name)).unwrap_or_else(|at| {
+                zones.insert(at, (name, next));
+                at
+            });
+            let zone = zones[at].1;
             let offered = state.offered(node);
             Slot { node, offered, free: offered.minus(*allocated), zone }
         });
-        let slots = slots.collect();
+        let slots: Vec<Slot<'_>> = slots.collect();
         let (lifted, bound) = (BTreeSet::new(), BTreeMap::new());
         let (order, copies) = (None, BTreeMap::new());
-        Self { state, slots, zones: zones.len(), order, copies, lifted, bound }
+        let looks_left = slots.len() * LOOKS_PER_NODE;
+        Self { state, slots, zones: zones.len(), looks_left, order, copies, lifted, bound }
     }
 
     /// The best feasible node, less those that `skip` names.
     pub(crate) fn best(&mut self, vm: &'a Vm, skip: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        if self.looks_left > 0 {
+            return self.best_of_all(vm, skip);
+        }
         let order = self.order.get_or_insert_with(|| Order::of(&self.slots));
         if !order.has_room(vm.spec.resources) {
             return None;
@@ -93,8 +110,28 @@ impl<'a> Board<'a> {
         walk.best.map(|rank| rank.node)
     }
 
+    /// By looking at each.
+    fn best_of_all(&mut self, vm: &'a Vm, skip: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let (needs, zone_mates, image) = (vm.spec.resources, self.zone_mates(vm), self.image_of(vm));
+        let (mut best, mut looks): (Option<Rank>, _) = (None, self.slots.len().div_ceil(GLANCES_PER_LOOK));
+        for slot in self.slots.iter().filter(|slot| slot.free.holds(needs)) {
+            looks += 1;
+            // Whether it has the image is asked where that can decide.
+            let at_best = Rank::new(zone_mates[slot.zone], ImageDistance::Held, slot, needs);
+            if best.is_some_and(|best| best < at_best) {
+                continue;
+            }
+            let rank = Rank { image: ImageDistance::of(image, slot.node.id), ..at_best };
+            let is_better = best.is_none_or(|best| rank < best);
+            if is_better && !skip(slot.node.id) && self.obstacle(vm, slot).is_none() {
+                best = Some(rank);
+            }
+        }
+        self.looks_left = self.looks_left.saturating_sub(looks);
+        best.map(|rank| rank.node)
+    }
+
     fn put_in_order(&mut self, image: ImageId) {
-        let order = self.order.get_or_insert_with(|| Order::of(&self.slots));
         if self.copies.contains_key(&image) {
             return;
         }
@@ -108,6 +145,7 @@ impl<'a> Board<'a> {
                 near[at] = status.into();
             }
         }
+        let order = self.order.get_or_insert_with(|| Order::of(&self.slots));
         let part = |distance| order.part(|at| near[at] == distance);
         self.copies.insert(image, [part(ImageDistance::Held), part(ImageDistance::Assigned)]);
     }

@@ -168,3 +168,47 @@ impl MachineSnapshot for Frozen {
         self.0.frames().try_for_each(|frame| out.write_all(&frame))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use scp_model::{
+        DepartmentId, KeypairId, Name, ProjectId, Timestamp,
+        tenancy::{Department, Keypair, Project, Quota},
+    };
+
+    use super::*;
+
+    /// Keypairs whose snapshot has so many frames and more.
+    fn large(frames: usize) -> State {
+        let (department, project, at) = (DepartmentId::from_u128(1), ProjectId::from_u128(2), Timestamp(1));
+        let name = |text: String| Name::new(text).expect("letters, digits and dashes are a name");
+        let quota = Quota { vms: 0, vcpus: 0, memory_mib: 0, disk_mib: 0, images: 0, keypairs: 1 << 20 };
+        let mut state = State { index: 7, ..State::default() };
+        let of_all = Department { id: department, name: name("all".into()), created_at: at };
+        state.departments.insert(department, of_all);
+        let main = Project { id: project, department, name: name("main".into()), quota, created_at: at };
+        state.projects.insert(project, main);
+        for number in 0..frames * 128 {
+            let id = KeypairId::from_u128(number as u128);
+            let (public_key, fingerprint) = ("k".repeat(8 << 10).into(), "f".into());
+            let name = name(format!("key-{}", number * 7919 % 10_007));
+            state.keypairs.insert(id, Keypair { id, project, name, public_key, fingerprint, created_at: at });
+        }
+        State::from_bytes(&state.to_bytes()).expect("what was written is read, and counted")
+    }
+
+    #[test]
+    fn a_snapshot_of_many_frames_is_restored_as_one_of_few_and_damage_is_found_anywhere() {
+        for frames in [1, FRAMES_AHEAD - 1, FRAMES_AHEAD, 3 * FRAMES_AHEAD] {
+            let state = large(frames);
+            let mut bytes = state.to_bytes();
+            assert!(restored(&mut bytes.as_slice()).expect("the snapshot is whole") == state);
+            for at in [0, bytes.len() / 3, bytes.len() / 2, bytes.len() - 1] {
+                assert!(restored(&mut &bytes[..at]).is_err(), "cut at {at}");
+                bytes[at] ^= 1;
+                assert!(restored(&mut bytes.as_slice()).is_err(), "changed at {at}");
+                bytes[at] ^= 1;
+            }
+        }
+    }
+}

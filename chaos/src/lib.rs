@@ -66,7 +66,7 @@
 //! | `join`, `leave` | a server joins or leaves the city | |
 //!
 //! `each` meets all nodes one after the other, `majority` more than half at once, the leader among them.
-//! `peers` is a target too; without it a link is one to any node that is not met itself. A restart storm
+//! `peers` is a target too; without it a link is one to any node that is not met itself.
 //! A `power_cut` may have a `shift_s`, too: the clock when the server is on again. A restart storm
 //! is a `kill` with `repeat`, a short `for_ms` and `settle = false`. Unknown fields are refused.
 //!

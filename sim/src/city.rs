@@ -280,9 +280,8 @@ impl City {
         let request = request_id(&mut self.rng);
         let task = Task { client: 0, request, what: What::Write(command) };
         let host = &self.hosts[at];
-        let process = host.process().ok_or_else(|| Violation("the founder is not running".into()))?;
-        let (door, time) = (process.door.clone(), host.time.clone());
-        host.spawn(workload::carry_out(door, time, task, self.outcomes.clone()));
+        let asked = host.asked().ok_or_else(|| Violation("the founder is not running".into()))?;
+        host.spawn(workload::carry_out(asked, task, self.outcomes.clone()));
         let mut answered = None;
         self.until("the foundation is laid", |city| {
             answered = city.outcomes.take().pop().or(answered.take());
@@ -312,10 +311,7 @@ impl City {
             self.ask(0, token)?;
             self.ask(0, admit)?;
         }
-        let first = self.hosts[0].id;
-        let foundation = self.ledger.foundation(first);
-        self.hosts[0].world.hold(self.ledger.image.expect("the foundation has an image"));
-        for command in foundation {
+        for command in self.ledger.foundation() {
             self.ask(0, command)?;
         }
         self.forgeries()?;
@@ -428,6 +424,10 @@ impl City {
         let lost = self.ledger.vms.keys().find(|id| !state.vms.contains_key(*id));
         if let Some(id) = lost {
             return Err(Violation(format!("acknowledged VM {id} is lost")));
+        }
+        let lost = self.ledger.images.iter().find(|id| !state.images.contains_key(*id));
+        if let Some(id) = lost {
+            return Err(Violation(format!("acknowledged image {id} is lost")));
         }
         for (project, history) in &self.ledger.history {
             match linear::check(history) {

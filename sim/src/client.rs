@@ -107,12 +107,11 @@ impl Clients {
     fn ask(&mut self, city: &City, task: Task, delay_ms: u64) -> usize {
         let at = self.rng.below(city.hosts.len() as u64) as usize;
         let host = &city.hosts[at];
-        if let Some(process) = host.process() {
-            let (door, time) = (process.door.clone(), host.time.clone());
+        if let Some(asked) = host.asked() {
             let outcomes = city.outcomes.clone();
             host.spawn(async move {
                 tokio::time::sleep(std::time::Duration::from_millis(delay_ms)).await;
-                workload::carry_out(door, time, task, outcomes).await;
+                workload::carry_out(asked, task, outcomes).await;
             });
         }
         at

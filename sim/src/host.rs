@@ -37,6 +37,7 @@ use crate::{
     net::{Packet, PacketKind, SharedNet, SimTransport},
     options::Options,
     quic::{Socket, Tier},
+    workload::Asked,
     world::World,
 };
 
@@ -150,6 +151,12 @@ impl Host {
     /// The process, once it has started.
     pub fn process(&self) -> Option<&Process> {
         self.running.as_ref()?.process.get()
+    }
+
+    /// What a client's request needs of it, if its process is there.
+    pub fn asked(&self) -> Option<Asked> {
+        let door = self.process()?.door.clone();
+        Some(Asked { door, time: self.time.clone(), world: self.world.clone() })
     }
 
     /// Why the process did not start.

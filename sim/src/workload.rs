@@ -14,8 +14,8 @@ use scp_model::{
     Actor, Answer, Command, DepartmentId, Digest, ImageId, Name, NodeId, ProjectId, Proposal, RequestId,
     Resources, VmId,
     command::{
-        AdmitNode, CreateDepartment, CreateImage, CreateProject, CreateVm, DeleteVm, DrainNode, RebootVm,
-        SetNodeSchedulable, SetQuota, SetVmPower,
+        AdmitNode, CreateDepartment, CreateImage, CreateProject, CreateVm, DeleteImage, DeleteVm, DrainNode,
+        RebootVm, SetNodeSchedulable, SetQuota, SetVmPower,
     },
     image::{ImageContent, ImageFormat, Visibility},
     sandbox::{Power, RestartPolicy},
@@ -28,6 +28,7 @@ use crate::{
     clock::HostTime,
     entropy::SplitMix,
     linear::{Kind, Operation},
+    world::World,
 };
 
 /// Projects whose quota is a register.
@@ -79,13 +80,25 @@ impl Outcomes {
     }
 }
 
+/// What a request needs of the server that is asked.
+pub struct Asked {
+    pub door: Arc<dyn Cluster>,
+    pub time: Arc<HostTime>,
+    pub world: Arc<World>,
+}
+
 /// Carries one request out at a node; runs in that node's process, and dies with it.
-pub async fn carry_out(door: Arc<dyn Cluster>, time: Arc<HostTime>, task: Task, outcomes: Outcomes) {
+pub async fn carry_out(Asked { door, time, world }: Asked, task: Task, outcomes: Outcomes) {
     let outcome = match &task.what {
         What::Write(command) => {
             let actor = Actor::Local(door.node());
-            let proposal =
-                Proposal { request: task.request, actor, time: door.now(), command: command.clone() };
+            let mut command = command.clone();
+            if let Command::CreateImage(create) = &mut command {
+                // Its bytes come with the request, to whoever is asked, and are there before it is proposed.
+                world.hold(create.id);
+                create.held_by = door.node();
+            }
+            let proposal = Proposal { request: task.request, actor, time: door.now(), command };
             door.propose(proposal).await.map_or_else(|error| failed(&error), Outcome::Answered)
         }
         What::ReadRegister(project) => match door.read(Consistency::Linearizable).await {
@@ -110,7 +123,8 @@ pub struct Ledger {
     pub vms: BTreeMap<VmId, Power>,
     /// Whose deletion was asked for; may or may not be there.
     pub leaving: BTreeSet<VmId>,
-    pub image: Option<ImageId>,
+    /// As VMs.
+    pub images: BTreeSet<ImageId>,
     /// Admissions that nobody may get: with a used, an expired and a guessed token. From when on, in the
     /// city's time.
     pub forgeries: Vec<(u64, AdmitNode)>,
@@ -132,6 +146,10 @@ pub const TIGHT: ProjectId = ProjectId::from_u128(2);
 const TIGHT_VMS: u64 = 3;
 /// Beyond this many VMs, one is deleted before another is made.
 const VMS_MAX: usize = 24;
+/// The same of images.
+const IMAGES_MAX: usize = 4;
+/// The image that is always there.
+const IMAGE: ImageId = ImageId::from_u128(1);
 
 pub fn register(number: u64) -> ProjectId {
     ProjectId::from_u128(100 + u128::from(number))
@@ -144,7 +162,7 @@ impl Ledger {
     }
 
     /// What has to be there before anything else can be asked for.
-    pub fn foundation(&mut self, held_by: NodeId) -> Vec<Command> {
+    pub fn foundation(&mut self) -> Vec<Command> {
         let department = DepartmentId::from_u128(1);
         let quota = Quota { vms: 0, ..Quota::default() };
         let ample = Quota { vms: 1000, vcpus: 4000, memory_mib: 1 << 30, ..Quota::default() };
@@ -157,22 +175,7 @@ impl Ledger {
             project(TIGHT, "tight".into(), Quota { vms: TIGHT_VMS, ..ample }),
         ];
         commands.extend((0..REGISTERS).map(|n| project(register(n), format!("register-{n}"), quota)));
-        let image = ImageId::from_u128(1);
-        self.image = Some(image);
-        commands.push(Command::CreateImage(Box::new(CreateImage {
-            id: image,
-            project: HOME,
-            name: name("image"),
-            visibility: Visibility::Public,
-            content: ImageContent {
-                format: ImageFormat::Raw,
-                size_bytes: 1 << 20,
-                virtual_size_bytes: 1 << 20,
-                digest: Digest([1; 32]),
-                manifest: Digest([2; 32]),
-            },
-            held_by,
-        })));
+        commands.push(create_image(IMAGE, "image"));
         for n in 0..REGISTERS {
             // The register's first value is written by its creation, before any client.
             self.history
@@ -199,7 +202,8 @@ impl Ledger {
                     name: name(&format!("d{number}")),
                 }))
             }
-            70..82 => What::Write(self.create_vm(rng)),
+            70..80 => What::Write(self.create_vm(rng)),
+            80..82 => What::Write(self.change_images(rng)),
             82..95 => self.change_vm(rng),
             95..97 => self.forge(rng),
             _ => What::Write(node_command(rng, nodes)),
@@ -227,7 +231,10 @@ impl Ledger {
             project: if rng.chance(250) { TIGHT } else { HOME },
             flavor: name("tiny"),
             resources: Resources { vcpus: 1, memory_mib: 64 * rng.between(1, 4), disk_mib: 16 },
-            image: self.image.unwrap_or_default(),
+            image: match rng.chance(300) {
+                true => *rng.pick(&self.images.iter().copied().chain([IMAGE]).collect::<Vec<_>>()),
+                false => IMAGE,
+            },
             ssh_keys: Vec::new(),
             // Some fill more than one sector of a disk.
             user_data: match rng.chance(300) {
@@ -242,6 +249,18 @@ impl Ledger {
             reboots: 0,
         };
         Command::CreateVm(Box::new(CreateVm { id: VmId::from_u128(u128::from(number)), spec }))
+    }
+
+    fn change_images(&mut self, rng: &mut SplitMix) -> Command {
+        if self.images.len() >= IMAGES_MAX || (!self.images.is_empty() && rng.chance(300)) {
+            let known: Vec<ImageId> = self.images.iter().copied().collect();
+            let id = *rng.pick(&known);
+            // A VM may use it: then it stays, and is nobody's to miss.
+            self.images.remove(&id);
+            return Command::DeleteImage(DeleteImage { id });
+        }
+        let number = self.number();
+        create_image(ImageId::from_u128(u128::from(number)), &format!("image-{number}"))
     }
 
     fn delete_vm(&mut self, vm: VmId) -> Command {
@@ -306,6 +325,9 @@ impl Ledger {
             Command::AdmitNode(admit) => {
                 self.forged = Some(format!("a stranger was admitted with token {}", admit.token));
             }
+            Command::CreateImage(create) if create.id != IMAGE => {
+                self.images.insert(create.id);
+            }
             Command::CreateVm(create) => {
                 self.vms.insert(create.id, Power::Running);
             }
@@ -316,6 +338,24 @@ impl Ledger {
     fn record(&mut self, project: ProjectId, operation: Operation) {
         self.history.entry(project).or_default().push(operation);
     }
+}
+
+/// Whoever is asked will hold it.
+fn create_image(id: ImageId, label: &str) -> Command {
+    Command::CreateImage(Box::new(CreateImage {
+        id,
+        project: HOME,
+        name: name(label),
+        visibility: Visibility::Public,
+        content: ImageContent {
+            format: ImageFormat::Raw,
+            size_bytes: 1 << 20,
+            virtual_size_bytes: 1 << 20,
+            digest: Digest([1; 32]),
+            manifest: Digest([2; 32]),
+        },
+        held_by: NodeId::default(),
+    }))
 }
 
 fn node_command(rng: &mut SplitMix, nodes: &[NodeId]) -> Command {

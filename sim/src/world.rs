@@ -58,7 +58,7 @@ impl World {
         Engines { driver: Arc::new(driver), hypervisor, images: self.clone() }
     }
 
-    /// The image is here from now on, as after an upload.
+    /// The image is here from now on, uploaded.
     pub fn hold(&self, image: ImageId) {
         let mut things = self.things();
         things.images.insert(image);

@@ -69,8 +69,8 @@ struct Heard {
     /// It speaks to us this often.
     interval: u64,
     spoke: bool,
-    /// Ticks in a row at which it was late.
-    late: u32,
+    /// Since when it has owed us an answer, less lost time.
+    asked: Option<u64>,
 }
 
 /// Whom an observer has to ask, and whom to tell of.
@@ -90,7 +90,7 @@ impl Hearing {
     pub(super) fn watch(&mut self, subjects: &BTreeMap<NodeId, u64>, now: u64) {
         self.watched.retain(|node, _| subjects.contains_key(node));
         for (node, interval) in subjects {
-            let new = Heard { since: now, interval: *interval, spoke: false, late: 0 };
+            let new = Heard { since: now, interval: *interval, spoke: false, asked: None };
             self.watched.entry(*node).or_insert(new).interval = *interval;
         }
     }
@@ -98,7 +98,7 @@ impl Hearing {
     /// A word of it came in.
     pub(super) fn heard(&mut self, node: NodeId, now: u64) {
         if let Some(heard) = self.watched.get_mut(&node) {
-            *heard = Heard { since: now.max(heard.since), spoke: true, late: 0, ..*heard };
+            *heard = Heard { since: now.max(heard.since), spoke: true, asked: None, ..*heard };
         }
     }
 
@@ -107,17 +107,23 @@ impl Hearing {
         let mut late = Late::default();
         for (node, heard) in &mut self.watched {
             heard.since = (heard.since + lost).min(now);
+            heard.asked = heard.asked.map(|asked| (asked + lost).min(now));
             let silence = now.saturating_sub(heard.since);
             let Some(late_ms) = silence.checked_sub(heard.interval + GRACE_MS) else { continue };
             if own.is_turn(late_ms) {
                 late.ask.push(*node);
-                if heard.late > 0 {
+                if heard.asked.is_some() {
                     late.alarm.push(*node);
                 }
+                heard.asked.get_or_insert(now);
             }
-            heard.late = heard.late.saturating_add(1);
         }
         late
+    }
+
+    /// Since when our questions to the node have had no answer.
+    pub(super) fn asked(&self, node: NodeId) -> Option<u64> {
+        self.watched.get(&node)?.asked
     }
 
     /// How long the node has been silent; `None`: not watched, or not for long enough to know.
@@ -178,6 +184,7 @@ mod tests {
         assert_eq!(turns.tick_until(TICK_MS, due - TICK_MS), Late::default());
         assert_eq!(turns.tick(due), Late { ask: vec![A], alarm: vec![] });
         assert_eq!(turns.tick(due + TICK_MS), Late { ask: vec![A], alarm: vec![A] });
+        assert_eq!(turns.hearing.asked(A), Some(due));
         turns.hearing.heard(A, due + TICK_MS + 1);
         assert_eq!(turns.tick(due + 2 * TICK_MS), Late::default(), "it answered");
     }

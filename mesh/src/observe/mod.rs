@@ -20,7 +20,7 @@
 //! - At rest the leader hears nothing: what it does follows from the number of the silent, not of the members.
 //!
 //! # Caveats
-//! - A new leader begins to ask when the first alarm comes in.
+//! - A new leader begins to ask when the first alarm comes in, unless it has asked as an observer.
 //! - Of a node whose observers all die with it, nobody tells: it is found by the roll call that the
 //!   others' silence leads to, and declared when new observers have listened for it.
 
@@ -182,6 +182,11 @@ impl Senses {
         }
     }
 
+    /// As the leader; whether the question is new. What we asked as an observer counts.
+    fn question(&mut self, node: NodeId, now: u64) -> bool {
+        self.inquiry.open(node, self.hearing.asked(node).unwrap_or(now))
+    }
+
     /// As an observer: how long the subject has been silent; no judgement while we are late ourselves.
     fn judge(&self, subject: NodeId, now: u64) -> Option<u64> {
         self.hearing.silence(subject, now).filter(|_| self.own.lateness(now) == 0)
@@ -193,7 +198,7 @@ impl Senses {
         let mut late = self.hearing.tick(&self.own, (now, lost));
         if we_lead {
             for node in late.alarm.drain(..) {
-                self.inquiry.open(node, now);
+                self.question(node, now);
             }
         }
         let asked: BTreeSet<_> = late.ask.iter().copied().collect();
@@ -347,7 +352,7 @@ async fn listen(shared: &Shared) {
             Word::Question => shared.say(from, &Word::Heartbeat),
             Word::Alarm(nodes) => {
                 let now = shared.now();
-                let is_new = |node: &NodeId| shared.senses().inquiry.open(*node, now);
+                let is_new = |node: &NodeId| shared.senses().question(*node, now);
                 let asked: Vec<_> = nodes.into_iter().filter(is_new).collect();
                 asked.into_iter().for_each(|node| shared.say(node, &Word::Question));
             }

@@ -72,6 +72,7 @@ seeds! { keeps_its_promises:
     seed_14_keeps_its_promises = 14,
     seed_15_keeps_its_promises = 15,
     seed_16_keeps_its_promises = 16,
+    /// A seal lay across two sectors, and power was lost with one of them written: the segment counted as damaged.
     seed_18_keeps_its_promises = 18,
     /// Two nodes led one term, one after the other: leaders are ordered by term and node, and the later one
     /// outranks the earlier. What a term promises is told in docs/roadmap.md.

@@ -12,6 +12,7 @@ use scp_model::NodeId;
 
 use super::{
     LogError,
+    format::{ALIGN, HEAD_BYTES, SegmentHead, parse_seal},
     record::{Ballot, Base, Content, LogEntry, Position, Record},
     recover::Recovered,
     writer::Writer,
@@ -329,6 +330,51 @@ fn damaged_tails_of_real_files_are_errors_unless_nothing_tells_them_from_torn_wr
         std::fs::write(&last, &original).expect("writes");
     }
     assert!(answered(&open().expect("the original opens").1));
+}
+
+/// It is not synced, and may lie across two sectors of which power loss leaves one.
+#[test]
+fn a_torn_seal_is_no_damage_though_segments_follow() {
+    // Each a record that does not fit behind the last seal of a segment.
+    let entry = |index| {
+        Record::Entry(LogEntry { at: position(1, index), content: Content::Command(vec![7; 900].into()) })
+    };
+    let requests: Vec<_> = (0..40).map(|index| vec![entry(index)]).collect();
+    let dir = tempfile::tempdir().expect("a directory is to be had");
+    let open = || {
+        let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(dir.path()).expect("opens"));
+        Writer::open(disk, SEGMENT_BYTES, None).map(|(writer, recovered)| (writer.next_group(), recovered))
+    };
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(dir.path()).expect("opens"));
+    let (mut writer, _) = Writer::open(disk, SEGMENT_BYTES, None).expect("an empty directory opens");
+    for request in &requests {
+        writer.commit(request).expect("the disk works");
+        writer.seal(false).expect("the disk works");
+    }
+    drop(writer);
+    let sealed = open().expect("nothing happened to it");
+    let mut all = segments(dir.path());
+    all.pop().expect("there is one");
+    assert!(!all.is_empty(), "nothing is tried without a segment that others follow");
+    for path in all {
+        let original = std::fs::read(&path).expect("reads");
+        let salt = SegmentHead::decode(&original).ok().expect("it begins like a segment").salt;
+        let seals = (HEAD_BYTES..original.len()).step_by(ALIGN);
+        let sealed_at = seals.into_iter().rfind(|&at| parse_seal(salt, &original[at..]).is_some());
+        let seal = sealed_at.expect("it was sealed after its last group");
+        for lost in [seal..seal + 8, seal + 8..seal + 16] {
+            let mut bytes = original.clone();
+            bytes[lost].fill(0);
+            std::fs::write(&path, &bytes).expect("writes");
+            assert_eq!(open().expect("no group is concerned"), sealed);
+        }
+        let mut bytes = original.clone();
+        bytes[seal - 16] ^= 1;
+        bytes[seal..].fill(0);
+        std::fs::write(&path, &bytes).expect("writes");
+        assert!(matches!(open(), Err(LogError::Corrupt { .. })), "the last group is damaged");
+        std::fs::write(&path, &original).expect("writes");
+    }
 }
 
 fn segments(dir: &std::path::Path) -> Vec<std::path::PathBuf> {

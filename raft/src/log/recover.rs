@@ -6,8 +6,12 @@
 //! stand is therefore either the end of the log, or damage:
 //!
 //! - nothing valid follows in the segment, and no segment follows: the tail is *cut* (zeroed);
-//! - a later group, a seal of the missing one, or a later segment follows: the missing group had been
-//!   synced, and acknowledged data is damaged. That is [`LogError::Corrupt`]; nothing is touched.
+//! - a later group, a seal of the missing one, or a segment that begins with a later one follows: the
+//!   missing group had been synced, and acknowledged data is damaged. That is [`LogError::Corrupt`];
+//!   nothing is touched.
+//!
+//! A segment that follows tells where the groups of the one before it end: what stands behind them there is
+//! a seal, whole or torn, since it was never synced.
 //!
 //! What remains undecidable: damage to the very last group when its seal did not reach the disk (it is
 //! written right after the sync but not synced itself, so the kernel may hold it back for its usual
@@ -79,21 +83,19 @@ pub(crate) fn recover(
         if head.size != size {
             return Err(corrupt(size, "the file does not have the size it was made with"));
         }
-        let follows = segments.last().is_none_or(|before| before.head.sequence + 1 == sequence);
-        if head.sequence != sequence || !follows {
+        let before = segments.last();
+        if head.sequence != sequence || before.is_some_and(|before| before.head.sequence + 1 != sequence) {
             return Err(corrupt(0, "a segment is missing before it"));
         }
-        if next_group.is_some_and(|next| next != head.first_group) {
-            return Err(corrupt(0, "groups are missing before it"));
+        if let Some(before) = before.filter(|_| next_group != Some(head.first_group)) {
+            let name = segment_name(before.head.sequence);
+            return Err(self::corrupt(&name, before.end, "a synced group is damaged: segments follow"));
         }
         if segments.is_empty() {
             replay.base = head.base;
         }
         let scan = Scan { name: &name, bytes: &bytes, head: &head, void_from };
         let found = scan.run(&mut replay)?;
-        if found.torn && Some(sequence) != last {
-            return Err(corrupt(found.end as u64, "a synced group is damaged: segments follow"));
-        }
         if Some(sequence) == last {
             replay.cut = mend(&*file, &bytes, &found)?;
         }

@@ -235,6 +235,10 @@ fn copies_are_there(state: &State, hosts: &[Host]) -> Result<(), String> {
         if let Some(host) = hosts.iter().find(lacks) {
             return Err(format!("{} counts as holding image {}, and never did", host.name, image.name));
         }
+        // It came with one, and no disk here forgets.
+        if image.holders().next().is_none() {
+            return Err(format!("image {} is given up by its last holder", image.name));
+        }
     }
     Ok(())
 }

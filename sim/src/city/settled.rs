@@ -45,9 +45,7 @@ impl City {
                 }
             }
         }
-        let lost = state.images.values().find(|image| image.holders().next().is_none());
-        let lost = lost.map(|image| format!("there is no copy of image {}", image.name));
-        lost.or_else(|| self.papers.as_ref()?.overdue(&self.hosts))
+        self.papers.as_ref()?.overdue(&self.hosts)
     }
 
     fn vm_is_as_wanted(&self, vm: &Vm) -> bool {

@@ -151,10 +151,7 @@ impl Watchers {
                     watchers.spawn(count_events(subscription));
                 }
                 drop(opened);
-                while let Some(done) = watchers.join_next().await {
-                    done.context("a watcher panicked")??;
-                }
-                Ok(())
+                all_done(watchers).await
             });
         }
         drop(opened);
@@ -175,10 +172,7 @@ impl Watchers {
                     watchers.spawn(count_frames(response, opened.clone()));
                 }
                 drop(opened);
-                while let Some(done) = watchers.join_next().await {
-                    done.context("a watcher panicked")??;
-                }
-                Ok(())
+                all_done(watchers).await
             });
         }
         drop(opened);
@@ -215,6 +209,13 @@ impl Watchers {
 /// Connections, and how many watchers share each.
 fn shares() -> impl Iterator<Item = (usize, usize)> {
     (0..WATCHERS.div_ceil(SHARING)).map(|at| (at, SHARING.min(WATCHERS - at * SHARING)))
+}
+
+async fn all_done(mut watchers: JoinSet<Result<()>>) -> Result<()> {
+    while let Some(done) = watchers.join_next().await {
+        done.context("a watcher panicked")??;
+    }
+    Ok(())
 }
 
 async fn all_ready(mut ready: mpsc::Receiver<()>) -> Result<()> {

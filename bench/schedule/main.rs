@@ -24,6 +24,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use city::City;
 use measure::{Goal, cpu, percentile, print, print_goal, timed};
+use mimalloc::MiMalloc;
 use scp_model::{
     Actor, Command, NodeId, Report, Timestamp,
     fact::ReportBatch,
@@ -31,6 +32,10 @@ use scp_model::{
 };
 use scp_scheduler::{COMMANDS_MAX, Suspicion, View, plan};
 use scp_state::invariants;
+
+/// The node's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// VMs that are asked for between two rounds: what one round places.
 const BATCH: u64 = COMMANDS_MAX as u64 / 4 * 3;

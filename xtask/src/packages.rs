@@ -65,7 +65,7 @@ const TABLE: &[(Step, &str, &str)] = &[
     (Step::Guest, "syslinux-common", "boot record for the guest's disk"),
     (Step::Guest, "zstd", "compresses the guest's initramfs"),
     (Step::Servers, "iproute2", "network namespaces and bridges of the servers"),
-    (Step::Servers, "iptables", "hands packets to chaos, which delays them: NFQUEUE is not in every nftables"),
+    (Step::Servers, "iptables", "NFQUEUE, by which chaos delays packets"),
     (Step::Servers, "libfaketime", "moves the clocks of servers in chaos"),
     (Step::Servers, "libvirt-clients", "virsh, to look at a server by hand"),
     (Step::Servers, "libvirt-daemon", "libvirtd and virtlogd of each server"),

@@ -7,21 +7,13 @@
 //!           down AT, up AT the leader's verdict
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use async_trait::async_trait;
-use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use scp_bench::ears::Ears;
 use scp_mesh::{
-    Authority, Clock, Gossip, Identity, IdentityDirectory, JoinRefusal, JoinReply, JoinRequest, Lane,
-    Members, Mesh, MeshConfig, Observer, Ports, Refusal, RefusalKind, Service, Stranger, StreamHandler,
+    Authority, Clock, Gossip, Identity, IdentityDirectory, Members, Mesh, MeshConfig, Observer, Ports,
     SystemClock,
     authority::Subject,
     gossip::{GossipConfig, cell::Roster},
@@ -209,37 +201,4 @@ async fn obey(gossip: &Gossip, nodes: &[NodeId], (roster, watchlist): Lists<'_>)
         watchlist.send_modify(|watchlist| Arc::make_mut(watchlist).mark(*node, is_up));
     }
     Ok(())
-}
-
-/// Answers the leader's questions about silence, and nothing else.
-#[derive(Default)]
-struct Ears(Mutex<Option<Observer>>);
-
-impl Ears {
-    fn open(&self, observer: Observer) {
-        *self.0.lock().expect("nothing panics while it holds this lock") = Some(observer);
-    }
-}
-
-fn not_here() -> Refusal {
-    Refusal::new(RefusalKind::NotHere, "only silence is told here")
-}
-
-#[async_trait]
-impl Service for Ears {
-    async fn answer(&self, _: NodeId, lane: Lane, request: Bytes) -> Result<Bytes, Refusal> {
-        let observer = self.0.lock().expect("nothing panics while it holds this lock").clone();
-        match (lane, observer) {
-            (Lane::Probe, Some(observer)) => observer.answer(&request),
-            (_, _) => Err(not_here()),
-        }
-    }
-
-    async fn stream(&self, _: NodeId, _: Bytes) -> Result<StreamHandler, Refusal> {
-        Err(not_here())
-    }
-
-    async fn join(&self, _: Stranger, _: JoinRequest) -> Result<JoinReply, JoinRefusal> {
-        Err(JoinRefusal::TokenUnknown)
-    }
 }

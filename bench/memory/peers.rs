@@ -1,16 +1,11 @@
 //! The other nodes of the city: endpoints of the production mesh, in this process.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
-use async_trait::async_trait;
-use bytes::Bytes;
+use scp_bench::ears::Ears;
 use scp_mesh::{
-    Authority, Clock, Gossip, Identity, IdentityDirectory, JoinRefusal, JoinReply, JoinRequest, Lane, Mesh,
-    MeshConfig, NodeKey, Observer, Ports, Refusal, RefusalKind, Service, Stranger, StreamHandler,
+    Authority, Clock, Gossip, Identity, IdentityDirectory, Mesh, MeshConfig, NodeKey, Observer, Ports,
     SystemClock,
     authority::Subject,
     gossip::{GossipConfig, cell::Roster},
@@ -139,37 +134,4 @@ async fn admit(writer: &Writer, (number, name): (usize, Name), (key, mesh): (&No
         (Actor::Node(node), Command::AdmitNode(Box::new(admit))),
     ];
     writer.write(admission).await
-}
-
-/// Answers the leader's questions about silence, and nothing else.
-#[derive(Default)]
-struct Ears(Mutex<Option<Observer>>);
-
-impl Ears {
-    fn open(&self, observer: Observer) {
-        *self.0.lock().expect("nothing panics while it holds this lock") = Some(observer);
-    }
-}
-
-fn not_here() -> Refusal {
-    Refusal::new(RefusalKind::NotHere, "only silence is told here")
-}
-
-#[async_trait]
-impl Service for Ears {
-    async fn answer(&self, _: NodeId, lane: Lane, request: Bytes) -> Result<Bytes, Refusal> {
-        let observer = self.0.lock().expect("nothing panics while it holds this lock").clone();
-        match (lane, observer) {
-            (Lane::Probe, Some(observer)) => observer.answer(&request),
-            (_, _) => Err(not_here()),
-        }
-    }
-
-    async fn stream(&self, _: NodeId, _: Bytes) -> Result<StreamHandler, Refusal> {
-        Err(not_here())
-    }
-
-    async fn join(&self, _: Stranger, _: JoinRequest) -> Result<JoinReply, JoinRefusal> {
-        Err(JoinRefusal::TokenUnknown)
-    }
 }

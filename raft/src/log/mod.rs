@@ -28,6 +28,8 @@
 
 #[cfg(test)]
 mod crash_test;
+#[cfg(test)]
+mod damage_test;
 mod format;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;

@@ -39,12 +39,17 @@ use anyhow::{Context, Result, ensure};
 use city::City;
 use etcd::Etcd;
 use load::{Run, median, report, run};
+use mimalloc::MiMalloc;
 use process::{Process, Syncs, spinner};
 use scp_api::v1::KeypairCreate;
 use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
 use watch::Way;
+
+/// Both sides' clients run on it.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Long enough for thousands of group commits; short enough that the whole of it stays below the million
 /// of keypairs that a city keeps.

@@ -19,6 +19,7 @@ use scp_model::{Actor, Answer, Command, NodeId, Proposal, RequestId, Timestamp, 
 use scp_raft::Role;
 use scp_scheduler::{Suspicion, View};
 use scp_state::State;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -30,6 +31,8 @@ use crate::{
 
 /// The scheduler is asked at least this often; a death is noticed at this resolution.
 pub const ROUND: Duration = Duration::from_millis(200);
+/// Between the beginnings of two rounds, so that a busy log does not call for one at each of its entries.
+const PACE: Duration = Duration::from_millis(10);
 /// Silence from which on the observers are asked: several questions without an answer, so not on every
 /// lost packet.
 const SUSPECT_MS: u64 = 1_000;
@@ -66,6 +69,7 @@ impl Leader {
                 Some(_) | None => self.now(),
             };
             since = Some((term, leader_since));
+            let next = Instant::now() + PACE;
             applied.mark_unchanged();
             let proposed = self.round(leader_since).await;
             let wait = async {
@@ -73,6 +77,7 @@ impl Leader {
                 if proposed == 0 {
                     let _ = tokio::time::timeout(ROUND, applied.changed()).await;
                 }
+                tokio::time::sleep_until(next).await;
             };
             tokio::select! {
                 () = stop.cancelled() => return,

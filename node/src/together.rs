@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::proposer::{Try, attempt_many};
 use scp_api::cluster::ClusterError;
 
-/// Batches under way: one being synced, one gathering at the leader, and as many on the way.
-const BATCHES_MAX: usize = 4;
+/// Batches under way: one is being replicated while another travels.
+const BATCHES_MAX: usize = 2;
 /// Proposals of one batch: as many as one request of the native lane has.
 const BATCH_MAX: usize = 512;
 /// Bytes of one batch, roughly: with one more entry of the largest size it still fits the forward lane.

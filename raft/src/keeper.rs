@@ -34,7 +34,7 @@ use openraft::{
 use scp_model::NodeId;
 use tokio::{
     sync::watch,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use crate::{
@@ -49,6 +49,10 @@ use crate::{
 /// openraft learns of a finished snapshot within moments; if not, the next one will do.
 const SNAPSHOT_SEEN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Between two publications of how far the log is, which changes with every entry. Who leads and who votes is
+/// published at once.
+const PACE: Duration = Duration::from_millis(10);
+
 /// Runs until the node is stopped.
 pub(crate) async fn keep(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
     let mut retry = interval(inner.parts.config.retry);
@@ -56,10 +60,12 @@ pub(crate) async fn keep(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
     let compacting = Arc::new(AtomicBool::new(false));
     while let Some(core) = inner.core() {
         let mut metrics = core.raft.metrics();
+        let mut roles = core.raft.server_metrics();
         let mut space = core.log.space();
         let grown = core.log.grown();
         loop {
             inner.publish(&status(&inner, &core));
+            let next = Instant::now() + PACE;
             match condition(&core) {
                 Condition::Sound => {}
                 Condition::Failed(why) => {
@@ -75,9 +81,11 @@ pub(crate) async fn keep(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
                 }
             }
             tokio::select! {
-                changed = metrics.changed() => if changed.is_err() && condition(&core) == Condition::Sound {
-                    return;
-                },
+                changed = news(roles.changed(), metrics.changed(), next) => {
+                    if changed.is_err() && condition(&core) == Condition::Sound {
+                        return;
+                    }
+                }
                 _ = space.changed() => {}
                 () = grown.notified() => compact_aside(&inner, &core, &compacting),
                 _ = retry.tick() => if core.read_only().is_some() {
@@ -90,6 +98,26 @@ pub(crate) async fn keep(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
                 () = asked(&mut stop) => return,
             }
         }
+    }
+}
+
+/// A change of `roles`, or one of `log`, that one not before `next`.
+async fn news<E>(
+    roles: impl Future<Output = Result<(), E>>,
+    log: impl Future<Output = Result<(), E>>,
+    next: Instant,
+) -> Result<(), E> {
+    let paced = async {
+        log.await?;
+        if Instant::now() < next {
+            sleep_until(next).await;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        biased;
+        changed = roles => changed,
+        changed = paced => changed,
     }
 }
 

@@ -23,7 +23,7 @@
 //! - *One leader at most commits*: a partitioned one commits nothing, and its reads fail.
 //! - *A node that returns disturbs nobody*: it asks before it calls an election (pre-vote).
 //! - *A full disk stops writes, not the node*: see `keeper`; a failed one is opened anew by itself.
-//! - *A leader that stops in order hands over first*; one that dies is replaced in 0.6 to 1 s ([`config`]).
+//! - *A leader that stops in order hands over first*; one that dies is replaced in a third of a second to half of one ([`config`]).
 //!
 //! # Assumptions
 //! - Peers are authenticated and not malicious; a message that speaks for another node is refused.
@@ -46,7 +46,6 @@ pub mod fuzz;
 mod keeper;
 pub mod log;
 pub mod machine;
-mod many;
 pub mod network;
 mod peers;
 pub mod raft;
@@ -61,13 +60,14 @@ mod store_test;
 mod types;
 mod wire;
 mod worker;
+mod writes;
 
 pub use config::{COMMAND_BYTES_MAX, Config};
 pub use disk::{Disk, DiskError, DiskFile, FileDisk};
 pub use error::{ChangeError, ReadError, StartError, TransferError, WriteError};
 pub use log::LogError;
 pub use machine::{Machine, MachineSnapshot};
-pub use many::Written;
 pub use network::{Network, REQUEST_BYTES_MAX, Unreachable};
 pub use raft::{Applied, Ports, Raft};
 pub use status::{Peer, Role, Status};
+pub use writes::Written;

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, RwLock},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,19 +20,20 @@ use tokio::{
 
 use crate::{
     applier::Applier,
-    config::{COMMAND_BYTES_MAX, Config},
+    config::Config,
     core::{Core, Parts},
     disk::{Disk, DiskError},
-    error::{ChangeError, ReadError, StartError, TransferError, WriteError},
+    error::{ChangeError, ReadError, StartError, TransferError},
     keeper,
     machine::Machine,
     network::Network,
     reads::{self, READ_PAUSE, Reads},
     snapshot::Snapshots,
     status::{Role, Status},
-    types::{Command, LogId, Types},
+    types::{LogId, Types},
     wire::{self, Refusal, Response},
     worker::Worker,
+    writes::{self, Writes},
 };
 
 /// Whose directory this is.
@@ -42,9 +42,6 @@ const IDENTITY: &str = "identity";
 const IDENTITY_VERSION: u16 = 1;
 /// Entries that a node may be behind and still become a voter.
 const LAG_MAX: u64 = 1000;
-/// A new leader is known some milliseconds before it takes writes.
-pub(crate) const LEADER_PAUSE: Duration = Duration::from_millis(5);
-pub(crate) const LEADER_ATTEMPTS: u32 = 40;
 
 /// What a node brings.
 pub struct Ports {
@@ -66,6 +63,7 @@ pub struct Applied {
 pub struct Raft {
     pub(crate) inner: Arc<Inner>,
     reads: Reads,
+    pub(crate) writes: Writes,
 }
 
 pub(crate) struct Inner {
@@ -149,8 +147,10 @@ impl Raft {
         inner.publish(&keeper::status(&inner, &core));
         let (reads, waiting) = reads::queue();
         tokio::spawn(reads::serve(Arc::downgrade(&inner), waiting));
+        let (writes, waiting) = writes::queue(inner.parts.config.writes_max);
+        tokio::spawn(writes::serve(Arc::downgrade(&inner), waiting));
         tokio::spawn(keeper::keep(inner.clone(), inner.stop.subscribe()));
-        Ok(Self { inner, reads })
+        Ok(Self { inner, reads, writes })
     }
 
     /// Founds a group of this node alone, and returns once it leads. On a node that has a log already
@@ -171,52 +171,6 @@ impl Raft {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(ChangeError::Stopped),
             Err(_) => Err(ChangeError::Unknown("this node did not become leader of itself".into())),
-        }
-    }
-
-    /// Replicates a command and waits until it is applied here. Only on the leader.
-    pub async fn write(&self, command: Bytes) -> Result<Applied, WriteError> {
-        let inner = &self.inner;
-        let core = inner.core().ok_or(WriteError::Stopped)?;
-        let limit = COMMAND_BYTES_MAX.min((inner.parts.config.segment_bytes / 4) as usize);
-        if command.len() > limit {
-            return Err(WriteError::TooLarge { bytes: command.len(), limit });
-        }
-        if let Some(why) = core.read_only() {
-            return Err(WriteError::ReadOnly { why });
-        }
-        let bytes = u32::try_from(command.len()).expect("the limit is below that");
-        let _one = inner.writes.try_acquire().map_err(|_| WriteError::Overloaded)?;
-        let _bytes = inner.write_bytes.try_acquire_many(bytes).map_err(|_| WriteError::Overloaded)?;
-        match timeout(inner.parts.config.write_timeout, self.submit(&core, command)).await {
-            Ok(result) => result,
-            Err(_) => Err(WriteError::Unknown { why: "no quorum confirmed it in time".into() }),
-        }
-    }
-
-    async fn submit(&self, core: &Core, command: Bytes) -> Result<Applied, WriteError> {
-        let mut attempts = 0;
-        loop {
-            match core.raft.client_write(Command(command.clone())).await {
-                Ok(response) => {
-                    return Ok(Applied { index: response.log_id.index, answer: response.data.0 });
-                }
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                    let leader = forward.leader_id;
-                    attempts += 1;
-                    let here = core.raft.current_leader().await == Some(self.inner.parts.config.node);
-                    if !here || attempts == LEADER_ATTEMPTS {
-                        return Err(WriteError::NotLeader { leader });
-                    }
-                    tokio::time::sleep(LEADER_PAUSE).await;
-                }
-                Err(RaftError::APIError(error)) => {
-                    return Err(WriteError::Unknown { why: error.to_string() });
-                }
-                Err(RaftError::Fatal(error)) => {
-                    return Err(WriteError::Unknown { why: error.to_string() });
-                }
-            }
         }
     }
 

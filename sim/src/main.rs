@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 use rustix::time::ClockId;
 use scp_sim::{
     city::{City, Settings, Verdict},
@@ -22,6 +23,9 @@ use scp_sim::{
     quic::Tier,
     recorder::SharedRecord,
 };
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// So many of the seeded bugs the simulator has to find, in percent.
 #[cfg(feature = "mutations")]

@@ -1,7 +1,7 @@
 //! A program's side: callers ask one at a time, their asks travel together.
 //!
-//! At most [`WINDOW`] batches are under way; what is asked meanwhile waits and becomes the next one. So
-//! batches are as large as the load, and a lone caller never waits for company.
+//! While a batch is under way, what is asked meanwhile gathers and becomes the next one, which does not wait for
+//! the answer once it has [`COMPANY`]. So batches are as large as the load, and a lone caller never waits.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +19,8 @@ use super::{
 
 /// Batches under way: one is carried out while another travels.
 const WINDOW: usize = 2;
+/// Asks of which a batch travels beside another: what a batch costs, whatever is in it, is then a small part of it.
+const COMPANY: usize = 64;
 /// Callers waiting for their asks to leave; beyond it they wait to wait.
 const WAITING_MAX: usize = 4096;
 
@@ -124,26 +126,31 @@ async fn carry<S: AsyncRead + AsyncWrite + Send + 'static>(
     });
     let mut under_way: BTreeMap<u64, Callers> = BTreeMap::new();
     let mut number = 0;
-    let mut next = Vec::new();
+    let mut next: Vec<Waiting> = Vec::new();
     loop {
+        let more = ASKS_MAX - next.len();
         tokio::select! {
             biased;
             answers = answered.recv() => match answers {
                 Some(answers) => hand_out(&mut under_way, answers),
                 None => break,
             },
-            count = waiting.recv_many(&mut next, ASKS_MAX), if under_way.len() < WINDOW => {
+            count = waiting.recv_many(&mut next, more), if more > 0 => {
                 if count == 0 {
                     break;
                 }
-                number += 1;
-                let (asks, callers) = next.drain(..).map(|it: Waiting| (it.ask, it.answer)).unzip();
-                under_way.insert(number, callers);
-                let Ok(bytes) = frame(&Batch { number, asks }) else { break };
-                if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
-                    break;
-                }
             }
+        }
+        let room = if next.len() < COMPANY { 1 } else { WINDOW };
+        if next.is_empty() || under_way.len() >= room {
+            continue;
+        }
+        number += 1;
+        let (asks, callers) = next.drain(..).map(|it| (it.ask, it.answer)).unzip();
+        under_way.insert(number, callers);
+        let Ok(bytes) = frame(&Batch { number, asks }) else { break };
+        if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
+            break;
         }
     }
     // Whoever still waits hears that it is closed, by the end of their channel.

@@ -29,7 +29,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const HEADER_BYTES_MAX: usize = 64 << 10;
 /// Requests at once on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 128;
+const STREAMS_MAX: u32 = 256;
 /// After a failed accept (no file descriptors left), others get a chance to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Open connections have this long to finish when the server stops.

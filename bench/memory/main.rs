@@ -113,10 +113,9 @@ async fn member(scpd: &Path, dir: &Path, (nodes, vms): (usize, usize)) -> Result
     }
     let last = node.memory()?;
     let cpu_share = (node.cpu() - cpu).as_secs_f64() / since.elapsed().as_secs_f64() * 100.0;
-    let (up, placed) = node.counts().await?;
     let more = json!({
         "last": rounded(last.rss), "anonymous": rounded(last.anonymous), "file": rounded(last.file),
-        "nodes": nodes, "nodes_up": up, "vms": vms, "vms_placed": placed,
+        "nodes": nodes, "told": node.told().await?,
         "peers_connected": peers.connected(), "cpu_percent_of_a_core": rounded(cpu_share),
     });
     print("member_rss", (peak, "MiB"), merged(more, at_most(peak, RSS_MIB_MAX)));

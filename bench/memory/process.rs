@@ -11,7 +11,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
-use scp_api::{client::Client, local::LocalInit, v1::Consistency};
+use scp_api::{
+    client::Client,
+    local::LocalInit,
+    v1::{Consistency, EventQuery},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -152,11 +156,15 @@ impl Scpd {
         self.until(read).await
     }
 
-    /// Nodes that are up, and VMs that have a node.
-    pub async fn counts(&self) -> Result<(u64, u64)> {
-        let status = serde_json::to_value(self.client()?.status().await?)?;
-        let of = |path: &str| status.pointer(path).and_then(serde_json::Value::as_u64).unwrap_or_default();
-        Ok((of("/nodes_up"), of("/vms/bound")))
+    /// What the city says of its nodes and VMs, and how often it took a node for down.
+    pub async fn told(&self) -> Result<serde_json::Value> {
+        let client = self.client()?;
+        let status = client.status().await?;
+        let (limit, subject_kind) = (Some(1_000), Some("node".into()));
+        let newest = EventQuery { subject_kind, limit, newest: true, ..EventQuery::default() };
+        let downs = client.list_events(&newest).await?.items;
+        let downs = downs.iter().filter(|event| event.kind == "node_down").count();
+        Ok(serde_json::json!({ "nodes_up": status.nodes_up, "vms": status.vms, "node_downs": downs }))
     }
 
     /// CPU time of this life.

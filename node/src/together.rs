@@ -54,6 +54,8 @@ async fn gather(raft: Raft, transport: Arc<dyn Transport>, mut waiting: mpsc::Re
     loop {
         let place = places.clone().acquire_owned().await.expect("this semaphore is never closed");
         let Some(first) = waiting.recv().await else { return };
+        // Requests that arrived together are carried out in turns: each gets its own before the batch leaves.
+        tokio::task::yield_now().await;
         let mut bytes = first.entry.len();
         let mut entries = vec![first.entry];
         let mut callers = vec![first.answer];

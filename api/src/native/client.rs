@@ -145,6 +145,13 @@ async fn carry<S: AsyncRead + AsyncWrite + Send + 'static>(
         if next.is_empty() || under_way.len() >= room {
             continue;
         }
+        // Callers that were answered together ask again together: each gets its turn before the batch leaves.
+        tokio::task::yield_now().await;
+        while next.len() < ASKS_MAX
+            && let Ok(asked) = waiting.try_recv()
+        {
+            next.push(asked);
+        }
         number += 1;
         let (asks, callers) = next.drain(..).map(|it| (it.ask, it.answer)).unzip();
         under_way.insert(number, callers);

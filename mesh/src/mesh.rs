@@ -26,7 +26,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quinn::{AsyncUdpSocket, IdleTimeout, MtuDiscoveryConfig, Runtime, TransportConfig};
+use quinn::{AckFrequencyConfig, AsyncUdpSocket, IdleTimeout, MtuDiscoveryConfig, Runtime, TransportConfig};
 use scp_model::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -44,6 +44,9 @@ use crate::{
     transport::{Duplex, MeshError, Service, Transport},
 };
 
+/// Packets that a peer may take without acknowledging them at once. Most are questions and answers, so that the next
+/// one back acknowledges the last; a packet of its own costs both sides as much as one with something in it.
+const UNACKNOWLEDGED_MAX: u32 = 8;
 /// Assumed before the first answer; a lost first packet is repeated after three times this. Cities are
 /// wider than a room and smaller than a continent.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
@@ -428,8 +431,11 @@ pub(crate) fn transport_config(datagram_bytes_max: u16) -> TransportConfig {
     let messages = u32::try_from(Lane::Gossip.limits().requests_max + 1).expect("the limits are small");
     let mut datagrams = MtuDiscoveryConfig::default();
     datagrams.upper_bound(datagram_bytes_max).interval(PATH_INTERVAL);
+    let mut acknowledging = AckFrequencyConfig::default();
+    acknowledging.ack_eliciting_threshold(UNACKNOWLEDGED_MAX.into());
     let mut transport = TransportConfig::default();
     transport
+        .ack_frequency_config(Some(acknowledging))
         .mtu_discovery_config(Some(datagrams))
         .max_idle_timeout(Some(IdleTimeout::try_from(pulse::IDLE).expect("5 s fit into a QUIC varint")))
         .keep_alive_interval(Some(pulse::KEEP_ALIVE))

@@ -432,7 +432,8 @@ pub(crate) fn transport_config(datagram_bytes_max: u16) -> TransportConfig {
     let mut datagrams = MtuDiscoveryConfig::default();
     datagrams.upper_bound(datagram_bytes_max).interval(PATH_INTERVAL);
     let mut acknowledging = AckFrequencyConfig::default();
-    acknowledging.ack_eliciting_threshold(UNACKNOWLEDGED_MAX.into());
+    // A gap is told at once, as without the extension: what was lost is sent again no later.
+    acknowledging.ack_eliciting_threshold(UNACKNOWLEDGED_MAX.into()).reordering_threshold(1u32.into());
     let mut transport = TransportConfig::default();
     transport
         .ack_frequency_config(Some(acknowledging))

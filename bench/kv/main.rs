@@ -51,12 +51,13 @@ use watch::Way;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// Long enough for thousands of group commits; short enough that the whole of it stays below the million
-/// of keypairs that a city keeps.
+/// Long enough for thousands of group commits.
 const WINDOW: Duration = Duration::from_millis(1_000);
 /// Between two stretches: what one side still has to do is not charged to the other.
 const SETTLE: Duration = Duration::from_millis(200);
 const CLIENTS: [usize; 5] = [1, 16, 64, 256, 1_000];
+const OTHERS: [&str; 6] =
+    ["reads_1000", "http_writes_1000", "watch_5000", "watch_http_5000", "syncs", "failover"];
 /// Up to so many clients a processor may fall asleep between two requests.
 const SLEEPY_CLIENTS_MAX: usize = 16;
 /// Keys that reads choose from.
@@ -118,16 +119,14 @@ struct Both {
 }
 
 async fn regime_of(plan: &Plan, regime: &str, dir: &Path) -> Result<()> {
-    let city = Arc::new(City::start(&plan.scpd, &dir.join("city")).await?);
-    let mut both =
-        Both { etcd: Etcd::start(&dir.join("etcd")).await?, city, next: Arc::new(AtomicU64::new(0)) };
-    both.etcd_writes(64).await?;
-    both.writes(64).await?;
     for clients in CLIENTS {
         let name = format!("writes_{clients}");
         if !plan.wants(&name) {
             continue;
         }
+        // All of them together would be more than the million of keypairs that a city keeps.
+        let dir = tempfile::Builder::new().prefix(&name).tempdir_in(dir)?;
+        let both = Both::start(&plan.scpd, dir.path()).await?;
         let _awake = if clients <= SLEEPY_CLIENTS_MAX { Some(spinner()?) } else { None };
         let mut pairs = Vec::new();
         for _ in 0..plan.pairs {
@@ -136,6 +135,15 @@ async fn regime_of(plan: &Plan, regime: &str, dir: &Path) -> Result<()> {
         let goal = [(64, 5.0), (1_000, 10.0)].into_iter().find(|(at, _)| *at == clients);
         report(&name, regime, &pairs, goal.map(|(_, goal)| goal));
     }
+    others(plan, regime, dir).await
+}
+
+/// What is measured beside writes over the native lane.
+async fn others(plan: &Plan, regime: &str, dir: &Path) -> Result<()> {
+    if !OTHERS.iter().any(|name| plan.wants(name)) {
+        return Ok(());
+    }
+    let mut both = Both::start(&plan.scpd, dir).await?;
     if plan.wants("reads_1000") {
         reads(plan, regime, &both).await?;
     }
@@ -157,6 +165,15 @@ async fn regime_of(plan: &Plan, regime: &str, dir: &Path) -> Result<()> {
 }
 
 impl Both {
+    async fn start(scpd: &Path, dir: &Path) -> Result<Self> {
+        let city = Arc::new(City::start(scpd, &dir.join("city")).await?);
+        let both =
+            Self { etcd: Etcd::start(&dir.join("etcd")).await?, city, next: Arc::new(AtomicU64::new(0)) };
+        both.etcd_writes(64).await?;
+        both.writes(64).await?;
+        Ok(both)
+    }
+
     fn etcd_cpu(&self) -> Duration {
         self.etcd.members.iter().map(Process::cpu).sum()
     }

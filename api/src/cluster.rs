@@ -98,6 +98,10 @@ pub trait Cluster: Send + Sync + 'static {
     /// Changes whenever something was applied here; holds the applied index.
     fn applied(&self) -> watch::Receiver<u64>;
     fn agreement(&self) -> Agreement;
+    /// Who leads, as far as this node knows.
+    fn leader(&self) -> Option<NodeId> {
+        self.agreement().leader
+    }
     /// An ed25519 signature with this node's identity key.
     fn sign(&self, message: &[u8]) -> [u8; 64];
     async fn explain(&self, vm: VmId) -> Result<Explanation, ClusterError>;

@@ -111,6 +111,10 @@ impl Cluster for Door {
         self.proposer.published.applied()
     }
 
+    fn leader(&self) -> Option<NodeId> {
+        self.proposer.raft.status().borrow().leader
+    }
+
     fn agreement(&self) -> Agreement {
         let status = self.proposer.raft.status().borrow().clone();
         Agreement {

@@ -3,12 +3,12 @@
 //! While a batch is under way, what is asked meanwhile gathers and becomes the next one, which does not wait for
 //! the answer once it has [`COMPANY`]. So batches are as large as the load, and a lone caller never waits.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, future::Future, sync::Arc};
 
-use scp_model::{KeypairId, RequestId};
+use scp_model::{KeypairId, NodeId, RequestId};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 use uuid::Uuid;
 
@@ -41,6 +41,26 @@ struct Waiting {
     answer: oneshot::Sender<Result<Said, NativeError>>,
 }
 
+/// Who leads, as the city said last; clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Leader(Arc<watch::Sender<Option<NodeId>>>);
+
+impl Default for Leader {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(None)))
+    }
+}
+
+impl Leader {
+    pub(super) fn get(&self) -> Option<NodeId> {
+        *self.0.borrow()
+    }
+
+    fn told(&self, leader: Option<NodeId>) {
+        self.0.send_if_modified(|known| std::mem::replace(known, leader) != leader);
+    }
+}
+
 /// One stream to one node, shared by any number of callers; clones are the same. It ends with the last.
 #[derive(Clone)]
 pub struct NativeClient {
@@ -60,7 +80,7 @@ pub(super) async fn greet<S: AsyncRead + AsyncWrite + Send + 'static>(
     Ok((reader, writer))
 }
 
-fn gone(why: impl std::fmt::Display) -> NativeError {
+pub(super) fn gone(why: impl std::fmt::Display) -> NativeError {
     NativeError::Gone { why: why.to_string() }
 }
 
@@ -70,40 +90,61 @@ impl NativeClient {
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
         token: &str,
     ) -> Result<Self, NativeError> {
-        let (reader, writer) = greet(stream, token, Purpose::Ask).await?;
-        let (asks, waiting) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(carry(reader, writer, waiting));
-        Ok(Self { asks })
+        Self::open_under(Leader::default(), stream, token).await
     }
 
-    /// Asks, and waits for the answer.
-    pub async fn ask(&self, ask: Ask) -> Result<Said, NativeError> {
+    /// The same, and tells `leader` who leads.
+    pub(super) async fn open_under(
+        leader: Leader,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        token: &str,
+    ) -> Result<Self, NativeError> {
+        let (reader, writer) = greet(stream, token, Purpose::Ask).await?;
+        let (asks, waiting) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(carry(reader, writer, (waiting, leader)));
+        Ok(Self { asks })
+    }
+}
+
+impl Asking for NativeClient {
+    async fn ask(&self, ask: Ask) -> Result<Said, NativeError> {
         let (answer, answered) = oneshot::channel();
         self.asks.send(Waiting { ask, answer }).await.map_err(|_| gone("it was closed"))?;
         answered.await.unwrap_or_else(|_| Err(gone("it was closed")))
     }
+}
+
+/// What can be asked on the native lane, of a node or of a city.
+pub trait Asking: Sync {
+    /// Asks, and waits for the answer.
+    fn ask(&self, ask: Ask) -> impl Future<Output = Result<Said, NativeError>> + Send;
 
     /// The index at which the keypair was committed.
-    pub async fn create_keypair(&self, keypair: NewKeypair) -> Result<u64, NativeError> {
-        self.written(Ask::CreateKeypair { request: RequestId(Uuid::now_v7()), keypair }).await
+    fn create_keypair(&self, keypair: NewKeypair) -> impl Future<Output = Result<u64, NativeError>> + Send {
+        let asked = self.ask(Ask::CreateKeypair { request: RequestId(Uuid::now_v7()), keypair });
+        async { written(asked.await?) }
     }
 
-    pub async fn delete_keypair(&self, id: KeypairId) -> Result<u64, NativeError> {
-        self.written(Ask::DeleteKeypair { request: RequestId(Uuid::now_v7()), id }).await
+    fn delete_keypair(&self, id: KeypairId) -> impl Future<Output = Result<u64, NativeError>> + Send {
+        let asked = self.ask(Ask::DeleteKeypair { request: RequestId(Uuid::now_v7()), id });
+        async { written(asked.await?) }
     }
 
-    async fn written(&self, ask: Ask) -> Result<u64, NativeError> {
-        match self.ask(ask).await? {
-            Said::Written { index } => Ok(index),
-            Said::Keypair(_) => Err(gone("it answered another question")),
+    fn keypair(&self, id: KeypairId) -> impl Future<Output = Result<KeptKeypair, NativeError>> + Send {
+        let asked = self.ask(Ask::ShowKeypair { id });
+        async {
+            match asked.await? {
+                Said::Keypair(keypair) => Ok(*keypair),
+                Said::Written { .. } => Err(gone("it answered another question")),
+            }
         }
     }
+}
 
-    pub async fn keypair(&self, id: KeypairId) -> Result<KeptKeypair, NativeError> {
-        match self.ask(Ask::ShowKeypair { id }).await? {
-            Said::Keypair(keypair) => Ok(*keypair),
-            Said::Written { .. } => Err(gone("it answered another question")),
-        }
+fn written(said: Said) -> Result<u64, NativeError> {
+    match said {
+        Said::Written { index } => Ok(index),
+        Said::Keypair(_) => Err(gone("it answered another question")),
     }
 }
 
@@ -113,7 +154,7 @@ type Callers = Vec<oneshot::Sender<Result<Said, NativeError>>>;
 async fn carry<S: AsyncRead + AsyncWrite + Send + 'static>(
     mut reader: ReadHalf<S>,
     mut writer: WriteHalf<S>,
-    mut waiting: mpsc::Receiver<Waiting>,
+    (mut waiting, leader): (mpsc::Receiver<Waiting>, Leader),
 ) {
     // Frames are read aside: reading one must not be given up half way.
     let (frames, mut answered) = mpsc::channel(WINDOW);
@@ -132,7 +173,10 @@ async fn carry<S: AsyncRead + AsyncWrite + Send + 'static>(
         tokio::select! {
             biased;
             answers = answered.recv() => match answers {
-                Some(answers) => hand_out(&mut under_way, answers),
+                Some(answers) => {
+                    leader.told(answers.leader);
+                    hand_out(&mut under_way, answers);
+                }
                 None => break,
             },
             count = waiting.recv_many(&mut next, more), if more > 0 => {

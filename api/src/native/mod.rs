@@ -19,6 +19,7 @@
 //! - An answer to a write says that it is synced on a majority and applied here; repeating a write with the
 //!   same request id repeats its answer and nothing else.
 //! - A read reflects every write acknowledged before it was sent.
+//! - Any node answers; an answer says who leads, and [`NativeCity`] goes there with writes.
 //! - A stream has at most [`BATCHES_MAX`] batches under way, each of at most [`ASKS_MAX`] asks: who sends
 //!   more is not read from.
 //!
@@ -29,6 +30,7 @@
 
 #![allow(clippy::result_large_err, reason = "a problem is the rare path, and becomes an answer at once")]
 
+mod city;
 mod client;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -37,19 +39,20 @@ mod session;
 pub mod watch;
 
 use scp_codec::{CodecError, HEADER_BYTES, Header};
-use scp_model::{KeypairId, Name, ProjectId, RequestId, Timestamp};
+use scp_model::{KeypairId, Name, NodeId, ProjectId, RequestId, Timestamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub use self::{
-    client::{NativeClient, NativeError},
+    city::NativeCity,
+    client::{Asking, NativeClient, NativeError},
     session::Native,
     watch::{Filter, Subscription, WatchClient, WatchEnd},
 };
 pub use crate::server::seen::SubjectKind;
 
 /// Version of the frames.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// Asks of one frame: enough to fill a group commit, few enough that the first does not wait for the last.
 pub const ASKS_MAX: usize = 512;
 /// Batches of one stream under way: one on its way to the disk, one gathering behind it, and as many again
@@ -84,6 +87,8 @@ struct Batch {
 struct Answers {
     number: u64,
     answers: Vec<Result<Said, Failure>>,
+    /// Who leads, as far as this node knows: writes are shortest there.
+    leader: Option<NodeId>,
 }
 
 /// What can be asked.
@@ -95,6 +100,16 @@ pub enum Ask {
     DeleteKeypair { request: RequestId, id: KeypairId },
     /// Answered by [`Said::Keypair`].
     ShowKeypair { id: KeypairId },
+}
+
+impl Ask {
+    /// It changes something.
+    fn is_write(&self) -> bool {
+        match self {
+            Self::CreateKeypair { .. } | Self::DeleteKeypair { .. } => true,
+            Self::ShowKeypair { .. } => false,
+        }
+    }
 }
 
 /// The public half of a keypair, to be kept by the city.

@@ -103,7 +103,8 @@ async fn ask(session: Arc<Session>, mut reader: impl AsyncRead + Unpin, answers:
         }
         let (session, answers) = (session.clone(), answers.clone());
         batches.spawn(async move {
-            let answered = Answers { number, answers: session.carry_out(asks).await };
+            let outcomes = session.carry_out(asks).await;
+            let answered = Answers { number, answers: outcomes, leader: session.cluster.leader() };
             // An error means that the program is gone.
             let _ = answers.send(answered).await;
             drop(place);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::Method;
 use futures::future::join_all;
-use scp_api::native::{Ask, Native, NativeClient, NativeError, NewKeypair, Said};
+use scp_api::native::{Ask, Asking, Native, NativeClient, NativeError, NewKeypair, Said};
 use scp_model::{KeypairId, RequestId};
 use serde_json::json;
 use uuid::Uuid;

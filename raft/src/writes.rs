@@ -1,9 +1,10 @@
 //! Writes, many at a time.
 //!
 //! One group of commands is under way; those that arrive meanwhile gather and become the next: one message to
-//! the core, one group in the log, one request to each follower, which has one under way at a time in any case. A
-//! lone write never waits. Each command is an entry of its own, with its own index and answer: being written
-//! together says nothing about being committed together.
+//! the core, one group in the log, one request to each follower. A lone write never waits. A group that has
+//! [`COMPANY`] does not wait for the one before: one is replicated while the other is written and applied, in
+//! the order in which they were handed over. Each command is an entry of its own, with its own index and answer:
+//! being written together says nothing about being committed together.
 
 use std::{
     sync::{Arc, Weak},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, stream::FuturesUnordered};
 use openraft::{
     errors::{ClientWriteError, Fatal},
     raft::WriteResult,
@@ -32,6 +33,11 @@ use crate::{
 /// A new leader is known some milliseconds before it takes writes.
 const LEADER_PAUSE: Duration = Duration::from_millis(5);
 const LEADER_ATTEMPTS: u32 = 40;
+/// Groups under way: one on the followers' disks, one on its way there. More would be smaller.
+const GROUPS_MAX: usize = 2;
+/// Commands of which a group travels beside another: what a group costs, whatever is in it, is then a small
+/// part of it.
+const COMPANY: usize = 64;
 
 /// What became of one command.
 pub type Written = Result<Applied, WriteError>;
@@ -90,23 +96,36 @@ fn unknown(count: usize, why: &str) -> Vec<Written> {
 
 /// Hands group after group to the core.
 pub(crate) async fn serve(inner: Weak<Inner>, mut waiting: mpsc::Receiver<Waiting>) {
-    let mut group = Vec::new();
-    // Bounded by the commands that may be under way at once.
-    while waiting.recv_many(&mut group, usize::MAX).await > 0 {
-        let Some(inner) = inner.upgrade() else { return };
+    let mut next: Vec<Waiting> = Vec::new();
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        // Those under way are asked first: a group is handed over before the next one is made.
+        tokio::select! {
+            biased;
+            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+            // Bounded by the commands that may be under way at once.
+            count = waiting.recv_many(&mut next, usize::MAX) => if count == 0 { break },
+        }
         // Who has been told that the outcome is unknown need not have it carried out any more.
-        group.retain(|waiting: &Waiting| !waiting.answer.is_closed());
-        if group.is_empty() {
+        next.retain(|waiting| !waiting.answer.is_closed());
+        let commands: usize = next.iter().map(|waiting| waiting.commands.len()).sum();
+        let room = if commands < COMPANY { 1 } else { GROUPS_MAX };
+        if next.is_empty() || under_way.len() >= room {
             continue;
         }
-        let commands: Vec<Bytes> =
-            group.iter().flat_map(|waiting| waiting.commands.iter().cloned()).collect();
-        let written = carry_out(&inner, commands).await;
-        tell(group.drain(..), written);
+        let Some(inner) = inner.upgrade() else { return };
+        under_way.push(carry_out(inner, std::mem::take(&mut next)));
     }
+    while under_way.next().await.is_some() {}
 }
 
-async fn carry_out(inner: &Arc<Inner>, commands: Vec<Bytes>) -> Result<Vec<Written>, WriteError> {
+async fn carry_out(inner: Arc<Inner>, group: Vec<Waiting>) {
+    let commands = group.iter().flat_map(|waiting| waiting.commands.iter().cloned()).collect();
+    let written = within_time(&inner, commands).await;
+    tell(group, written);
+}
+
+async fn within_time(inner: &Arc<Inner>, commands: Vec<Bytes>) -> Result<Vec<Written>, WriteError> {
     let core = inner.core().ok_or(WriteError::Stopped)?;
     let count = commands.len();
     let written = timeout(inner.parts.config.write_timeout, submit(inner, &core, commands)).await;
@@ -114,7 +133,7 @@ async fn carry_out(inner: &Arc<Inner>, commands: Vec<Bytes>) -> Result<Vec<Writt
 }
 
 /// Hands each caller what became of its commands.
-fn tell(group: impl Iterator<Item = Waiting>, written: Result<Vec<Written>, WriteError>) {
+fn tell(group: Vec<Waiting>, written: Result<Vec<Written>, WriteError>) {
     let mut written = written.map(Vec::into_iter);
     for Waiting { commands, answer } in group {
         let own = written.as_mut().map(|written| written.by_ref().take(commands.len()).collect());

@@ -19,6 +19,8 @@
 //!   stored type raises [`VERSION`] and keeps the reader of the version before; golden files in
 //!   `tests/golden/` hold it to that.
 
+use std::borrow::Cow;
+
 use scp_codec::CodecError;
 use scp_model::{
     Answer, Digest, Event, ImageId, NodeId, RequestId, Timestamp,
@@ -53,25 +55,26 @@ fn inconsistent(why: impl Into<String>) -> SnapshotError {
 /// A row's length.
 const ENTRY_HEAD_BYTES: usize = size_of::<u32>();
 
-/// One record. New tables go before `End`'s place in the stream and behind it in this list.
+/// One record: the state's own while it is written, so that writing copies nothing. New tables go before `End`'s
+/// place in the stream and behind it in this list.
 #[derive(Serialize, Deserialize)]
-enum Row {
+enum Row<'a> {
     Head(Head),
-    City(City),
-    Node(Node),
-    JoinToken(JoinToken),
-    Department(Department),
-    Project(Project),
-    User(User),
-    Keypair(Keypair),
-    Flavor(Flavor),
+    City(Cow<'a, City>),
+    Node(Cow<'a, Node>),
+    JoinToken(Cow<'a, JoinToken>),
+    Department(Cow<'a, Department>),
+    Project(Cow<'a, Project>),
+    User(Cow<'a, User>),
+    Keypair(Cow<'a, Keypair>),
+    Flavor(Cow<'a, Flavor>),
     /// Without its replicas: they are rows of their own, so that every row is small.
-    Image(Image),
+    Image(Cow<'a, Image>),
     ImageReplica(ImageId, NodeId, ReplicaStatus),
-    Vm(Vm),
-    Eviction(Eviction),
-    Request(RequestId, Answer),
-    Event(Event),
+    Vm(Cow<'a, Vm>),
+    Eviction(Cow<'a, Eviction>),
+    Request(RequestId, Cow<'a, Answer>),
+    Event(Cow<'a, Event>),
     End {
         /// Rows before this one.
         rows: u64,
@@ -90,9 +93,9 @@ struct Head {
     next_event: u64,
 }
 
-/// A snapshot, frame by frame. Holds the state (a pointer copy), not its bytes.
-pub struct Frames {
-    rows: Box<dyn Iterator<Item = Row> + Send>,
+/// A snapshot, frame by frame. Holds the state, not its bytes.
+pub struct Frames<'a> {
+    rows: Box<dyn Iterator<Item = Row<'a>> + 'a>,
     /// A row that no longer fitted the frame before.
     left_over: Vec<u8>,
     hash: Sha256,
@@ -100,7 +103,7 @@ pub struct Frames {
     digest: Option<Digest>,
 }
 
-impl Iterator for Frames {
+impl Iterator for Frames<'_> {
     type Item = Vec<u8>;
 
     fn next(&mut self) -> Option<Vec<u8>> {
@@ -130,7 +133,7 @@ impl Iterator for Frames {
 }
 
 /// A row behind its length.
-fn append_entry(payload: &mut Vec<u8>, row: &Row) {
+fn append_entry(payload: &mut Vec<u8>, row: &Row<'_>) {
     let begin = payload.len();
     payload.extend_from_slice(&[0; ENTRY_HEAD_BYTES]);
     scp_codec::append_payload(payload, row).expect("rows have no type that bincode refuses");
@@ -139,7 +142,7 @@ fn append_entry(payload: &mut Vec<u8>, row: &Row) {
     payload[begin..begin + ENTRY_HEAD_BYTES].copy_from_slice(&length.to_le_bytes());
 }
 
-fn entry(row: &Row) -> Vec<u8> {
+fn entry(row: &Row<'_>) -> Vec<u8> {
     let mut entry = Vec::new();
     append_entry(&mut entry, row);
     entry
@@ -149,41 +152,40 @@ fn framed(payload: &[u8]) -> Vec<u8> {
     scp_codec::frame(VERSION, payload).expect("a snapshot frame is below the codec's bound")
 }
 
-fn rows(state: &State) -> impl Iterator<Item = Row> + Send + use<> {
-    let state = state.clone();
-    let State { index, time, audit_head, overcommit, next_event, .. } = state;
+fn rows(state: &State) -> impl Iterator<Item = Row<'_>> {
+    let State { index, time, audit_head, overcommit, next_event, .. } = *state;
     let head = Head { index, time, audit_head, overcommit, next_event };
-    let images = state.images.into_iter().flat_map(|(id, mut image)| {
-        let replicas = std::mem::take(&mut image.replicas).into_iter();
-        let replicas = replicas.map(move |(node, status)| Row::ImageReplica(id, node, status));
-        std::iter::once(Row::Image(image)).chain(replicas)
+    let images = state.images.iter().flat_map(|(&id, image)| {
+        let replicas = image.replicas.iter();
+        let replicas = replicas.map(move |(node, status)| Row::ImageReplica(id, *node, status.clone()));
+        let alone = Image { replicas: Default::default(), ..image.clone() };
+        std::iter::once(Row::Image(Cow::Owned(alone))).chain(replicas)
     });
-    let answers = state.requests.answers;
-    let requests = state.requests.order.into_iter().filter_map(move |request| {
-        let answer = answers.get(&request)?.clone();
-        Some(Row::Request(request, answer))
+    let requests = state.requests.order.iter().filter_map(|request| {
+        let answer = state.requests.answers.get(request)?;
+        Some(Row::Request(*request, Cow::Borrowed(answer)))
     });
     std::iter::once(Row::Head(head))
-        .chain(state.city.map(Row::City))
-        .chain(state.nodes.into_iter().map(|(_, node)| Row::Node(node)))
-        .chain(state.join_tokens.into_iter().map(|(_, token)| Row::JoinToken(token)))
-        .chain(state.departments.into_iter().map(|(_, department)| Row::Department(department)))
-        .chain(state.projects.into_iter().map(|(_, project)| Row::Project(project)))
-        .chain(state.users.into_iter().map(|(_, user)| Row::User(user)))
-        .chain(state.keypairs.into_iter().map(|(_, keypair)| Row::Keypair(keypair)))
-        .chain(state.flavors.into_iter().map(|(_, flavor)| Row::Flavor(flavor)))
+        .chain(state.city.iter().map(|city| Row::City(Cow::Borrowed(city))))
+        .chain(state.nodes.values().map(|node| Row::Node(Cow::Borrowed(node))))
+        .chain(state.join_tokens.values().map(|token| Row::JoinToken(Cow::Borrowed(token))))
+        .chain(state.departments.values().map(|department| Row::Department(Cow::Borrowed(department))))
+        .chain(state.projects.values().map(|project| Row::Project(Cow::Borrowed(project))))
+        .chain(state.users.values().map(|user| Row::User(Cow::Borrowed(user))))
+        .chain(state.keypairs.values().map(|keypair| Row::Keypair(Cow::Borrowed(keypair))))
+        .chain(state.flavors.values().map(|flavor| Row::Flavor(Cow::Borrowed(flavor))))
         .chain(images)
-        .chain(state.vms.into_iter().map(|(_, vm)| Row::Vm(vm)))
-        .chain(state.evictions.into_iter().map(|(_, eviction)| Row::Eviction(eviction)))
+        .chain(state.vms.values().map(|vm| Row::Vm(Cow::Borrowed(vm))))
+        .chain(state.evictions.values().map(|eviction| Row::Eviction(Cow::Borrowed(eviction))))
         .chain(requests)
-        .chain(state.events.into_iter().map(Row::Event))
+        .chain(state.events.iter().map(|event| Row::Event(Cow::Borrowed(event))))
 }
 
 /// A frame and the rows in it. To read them takes longer than to take them in, and needs nothing but the frame: it
 /// may be done elsewhere, and ahead.
 pub struct Part {
     frame: Vec<u8>,
-    rows: Vec<Row>,
+    rows: Vec<Row<'static>>,
 }
 
 impl Part {
@@ -234,7 +236,7 @@ impl Restore {
         Ok(state)
     }
 
-    fn take(&mut self, row: Row) -> Result<(), SnapshotError> {
+    fn take(&mut self, row: Row<'_>) -> Result<(), SnapshotError> {
         let first = self.count == 0;
         if self.ended || first != matches!(row, Row::Head(_)) {
             return Err(inconsistent("its rows are out of order"));
@@ -261,35 +263,39 @@ fn split_entry(payload: &[u8]) -> Result<(&[u8], &[u8]), SnapshotError> {
 }
 
 /// Whether the row was new.
-fn insert(state: &mut State, row: Row) -> Result<bool, SnapshotError> {
+fn insert(state: &mut State, row: Row<'_>) -> Result<bool, SnapshotError> {
     let new = match row {
         Row::Head(Head { index, time, audit_head, overcommit, next_event }) => {
             *state = State { index, time, audit_head, overcommit, next_event, ..State::default() };
             true
         }
-        Row::City(city) => state.city.replace(city).is_none(),
-        Row::Node(node) => state.nodes.insert(node.id, node).is_none(),
-        Row::JoinToken(token) => state.join_tokens.insert(token.id, token).is_none(),
-        Row::Department(department) => state.departments.insert(department.id, department).is_none(),
-        Row::Project(project) => state.projects.insert(project.id, project).is_none(),
-        Row::User(user) => state.users.insert(user.id, user).is_none(),
-        Row::Keypair(keypair) => state.keypairs.insert(keypair.id, keypair).is_none(),
-        Row::Flavor(flavor) => state.flavors.insert(flavor.id, flavor).is_none(),
-        Row::Image(image) => state.images.insert(image.id, image).is_none(),
+        Row::City(city) => state.city.replace(city.into_owned()).is_none(),
+        Row::Node(node) => state.nodes.insert(node.id, node.into_owned()).is_none(),
+        Row::JoinToken(token) => state.join_tokens.insert(token.id, token.into_owned()).is_none(),
+        Row::Department(department) => {
+            state.departments.insert(department.id, department.into_owned()).is_none()
+        }
+        Row::Project(project) => state.projects.insert(project.id, project.into_owned()).is_none(),
+        Row::User(user) => state.users.insert(user.id, user.into_owned()).is_none(),
+        Row::Keypair(keypair) => state.keypairs.insert(keypair.id, keypair.into_owned()).is_none(),
+        Row::Flavor(flavor) => state.flavors.insert(flavor.id, flavor.into_owned()).is_none(),
+        Row::Image(image) => state.images.insert(image.id, image.into_owned()).is_none(),
         Row::ImageReplica(id, node, status) => {
             let image = state.images.get_mut(&id);
             let image =
                 image.ok_or_else(|| inconsistent(format!("a replica of image {id}, which is not there")))?;
             image.replicas.insert(node, status).is_none()
         }
-        Row::Vm(vm) => state.vms.insert(vm.id, vm).is_none(),
-        Row::Eviction(eviction) => state.evictions.insert((eviction.node, eviction.vm), eviction).is_none(),
+        Row::Vm(vm) => state.vms.insert(vm.id, vm.into_owned()).is_none(),
+        Row::Eviction(eviction) => {
+            state.evictions.insert((eviction.node, eviction.vm), eviction.into_owned()).is_none()
+        }
         Row::Request(request, answer) => {
             state.requests.order.push_back(request);
-            state.requests.answers.insert(request, answer).is_none()
+            state.requests.answers.insert(request, answer.into_owned()).is_none()
         }
         Row::Event(event) => {
-            state.events.push_back(event);
+            state.events.push_back(event.into_owned());
             true
         }
         Row::End { .. } => return Err(inconsistent("its end is not at its end")),
@@ -299,7 +305,7 @@ fn insert(state: &mut State, row: Row) -> Result<bool, SnapshotError> {
 
 impl State {
     /// The snapshot's frames, made one by one as they are asked for.
-    pub fn frames(&self) -> Frames {
+    pub fn frames(&self) -> Frames<'_> {
         let rows = Box::new(rows(self));
         Frames { rows, left_over: Vec::new(), hash: Sha256::new(), count: 0, digest: None }
     }

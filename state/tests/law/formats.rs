@@ -113,7 +113,8 @@ fn an_empty_state_has_a_snapshot_too() {
 fn taking_a_snapshot_does_not_disturb_the_state_and_sees_one_moment() {
     let mut world = world();
     let digest = world.state.digest();
-    let mut frames: Frames = world.state.frames();
+    let frozen = world.state.clone();
+    let mut frames: Frames<'_> = frozen.frames();
     let first = frames.next().expect("there is a frame");
     world.run("create-department later");
     let bytes: Vec<u8> = std::iter::once(first).chain(frames).flatten().collect();

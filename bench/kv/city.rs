@@ -11,10 +11,10 @@ use anyhow::{Context, Result, bail};
 use scp_api::{
     client::Client,
     local::{LocalInit, LocalJoin},
-    native::{NativeClient, NewKeypair, WatchClient},
+    native::{NativeCity, NewKeypair, WatchClient},
     v1::{self, Consistency, JoinTokenCreate, ProjectCreate, QuotaSet, TokenRequest},
 };
-use scp_model::{KeypairId, Name, ProjectId};
+use scp_model::{KeypairId, Name, NodeId, ProjectId};
 use uuid::Uuid;
 
 use crate::process::{Process, free_ports};
@@ -41,7 +41,7 @@ pub struct City {
     token: String,
     pub project: ProjectId,
     /// One connection to each node.
-    pub native: Vec<NativeClient>,
+    pub native: NativeCity,
     pub https: Vec<Client>,
 }
 
@@ -74,19 +74,24 @@ impl City {
             authority,
             token,
             project: project(&https[0]).await?,
-            native: Vec::new(),
+            native: NativeCity::default(),
             https,
         };
         city.wait_for_voters().await?;
         for at in 0..NODES {
-            city.native.push(city.connect(at).await?);
+            city.connect(at).await?;
         }
         Ok(city)
     }
 
-    async fn connect(&self, at: usize) -> Result<NativeClient> {
+    async fn connect(&mut self, at: usize) -> Result<()> {
         let stream = scp_mesh::client::connect(self.mesh_addresses[at], &self.authority).await?;
-        Ok(NativeClient::open(stream, &self.token).await?)
+        Ok(self.native.add(stream.node, stream, &self.token).await?)
+    }
+
+    /// The node's id.
+    pub fn id(&self, at: usize) -> Result<NodeId> {
+        self.nodes[at].id.parse().context("a node's id is a number")
     }
 
     async fn wait_for_voters(&self) -> Result<()> {
@@ -150,8 +155,7 @@ impl City {
         node.process = Process::spawn(command.args(&node.arguments), &node.log)?;
         node.wait().await?;
         for _ in 0..TRIES {
-            if let Ok(client) = self.connect(at).await {
-                self.native[at] = client;
+            if self.connect(at).await.is_ok() {
                 return Ok(());
             }
             tokio::time::sleep(PAUSE).await;

@@ -41,7 +41,7 @@ use etcd::Etcd;
 use load::{Run, median, report, run};
 use mimalloc::MiMalloc;
 use process::{Process, Syncs, spinner};
-use scp_api::v1::KeypairCreate;
+use scp_api::{native::Asking, v1::KeypairCreate};
 use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -59,7 +59,7 @@ const CLIENTS: [usize; 5] = [1, 16, 64, 256, 1_000];
 const OTHERS: [&str; 6] =
     ["reads_1000", "http_writes_1000", "watch_5000", "watch_http_5000", "syncs", "failover"];
 /// Up to so many clients a processor may fall asleep between two requests.
-const SLEEPY_CLIENTS_MAX: usize = 16;
+const SLEEPY_CLIENTS_MAX: usize = 64;
 /// Keys that reads choose from.
 const READ_KEYS: usize = 1_000;
 const READS_PER_SECOND: f64 = 150_000.0;
@@ -199,11 +199,11 @@ impl Both {
         run(
             (clients, WINDOW),
             || self.city.cpu(),
-            move |client| {
-                let connection = city.native[client % city.native.len()].clone();
+            move |_| {
                 let keypair = city.keypair(format!("k{}", next.fetch_add(1, Ordering::Relaxed)));
+                let city = city.clone();
                 async move {
-                    connection.create_keypair(keypair?).await?;
+                    city.native.create_keypair(keypair?).await?;
                     Ok(())
                 }
             },
@@ -244,7 +244,7 @@ async fn reads(plan: &Plan, regime: &str, both: &Both) -> Result<()> {
         theirs.push((keypair.id.0.as_bytes().to_vec(), keypair.public_key.clone()));
         ours.push((keypair.id, keypair.public_key.clone()));
         both.etcd.clients[0].put(keypair.id.0.as_bytes().to_vec(), keypair.public_key.clone().into()).await?;
-        both.city.native[0].create_keypair(keypair).await?;
+        both.city.native.create_keypair(keypair).await?;
     }
     let (ours, theirs) = (Arc::new(ours), Arc::new(theirs));
     let mut pairs = Vec::new();
@@ -269,10 +269,10 @@ async fn reads(plan: &Plan, regime: &str, both: &Both) -> Result<()> {
             (AT, WINDOW),
             || both.city.cpu(),
             move |client| {
-                let (connection, keys) = (city.native[client % city.native.len()].clone(), keys.clone());
+                let (city, keys) = (city.clone(), keys.clone());
                 async move {
                     let (key, value) = &keys[client % keys.len()];
-                    ensure!(connection.keypair(*key).await?.public_key == *value, "another value");
+                    ensure!(city.native.keypair(*key).await?.public_key == *value, "another value");
                     Ok(())
                 }
             },
@@ -358,7 +358,9 @@ async fn failovers(count: usize, both: &mut Both) -> Result<()> {
 
         let city = Arc::get_mut(&mut both.city).context("nobody else holds the city now")?;
         let killed = city.kill_leader().await?;
-        let (connection, project) = (city.native[(killed + 1) % city::NODES].clone(), city.project);
+        let survivor = city.id((killed + 1) % city::NODES)?;
+        let connection = city.native.of(survivor).context("each node has a connection")?.clone();
+        let project = city.project;
         let next = both.next.clone();
         ours.push(
             until_written(move || {

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use scp_api::{
-    native::{Filter, SubjectKind, Subscription},
+    native::{Asking, Filter, SubjectKind, Subscription},
     v1::SSE_EVENT,
 };
 use tokio::{
@@ -69,10 +69,10 @@ impl Both {
         let next = self.next.clone();
         let city = self.city.clone();
         let write = move || {
-            let connection = city.native[0].clone();
             let keypair = city.keypair(format!("k{}", next.fetch_add(1, Ordering::Relaxed)));
+            let city = city.clone();
             async move {
-                connection.create_keypair(keypair?).await?;
+                city.native.create_keypair(keypair?).await?;
                 Ok(())
             }
         };

@@ -28,8 +28,10 @@ use std::{
 };
 
 use openraft::{
-    Instant as _, ServerState, TokioInstant, async_runtime::WatchReceiver, errors::Fatal,
-    metrics::RaftMetrics,
+    Instant as _, ServerState, TokioInstant,
+    async_runtime::WatchReceiver,
+    errors::Fatal,
+    metrics::{RaftMetrics, RaftServerMetrics},
 };
 use scp_model::NodeId;
 use tokio::{
@@ -53,6 +55,9 @@ const SNAPSHOT_SEEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// published at once.
 const PACE: Duration = Duration::from_millis(10);
 
+type Metrics = openraft::alias::WatchReceiverOf<Types, RaftMetrics<Types>>;
+type Roles = openraft::alias::WatchReceiverOf<Types, RaftServerMetrics<Types>>;
+
 /// Runs until the node is stopped.
 pub(crate) async fn keep(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
     let mut retry = interval(inner.parts.config.retry);
@@ -64,8 +69,8 @@ pub(crate) async fn keep(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
         let mut space = core.log.space();
         let grown = core.log.grown();
         loop {
-            inner.publish(&status(&inner, &core));
-            let next = Instant::now() + PACE;
+            let told = Told::now(&core);
+            inner.publish(told.status(&inner, &core));
             match condition(&core) {
                 Condition::Sound => {}
                 Condition::Failed(why) => {
@@ -81,8 +86,8 @@ pub(crate) async fn keep(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
                 }
             }
             tokio::select! {
-                changed = news(roles.changed(), metrics.changed(), next) => {
-                    if changed.is_err() && condition(&core) == Condition::Sound {
+                lasts = news(&core, (&mut roles, &mut metrics), &told) => {
+                    if !lasts && condition(&core) == Condition::Sound {
                         return;
                     }
                 }
@@ -101,23 +106,88 @@ pub(crate) async fn keep(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// A change of `roles`, or one of `log`, that one not before `next`.
-async fn news<E>(
-    roles: impl Future<Output = Result<(), E>>,
-    log: impl Future<Output = Result<(), E>>,
-    next: Instant,
-) -> Result<(), E> {
-    let paced = async {
-        log.await?;
-        if Instant::now() < next {
-            sleep_until(next).await;
+/// Ends when a status would say something else than what was `told`: of the group at once, of the log at the `PACE`
+/// at which it is looked at. False: openraft has ended.
+async fn news(core: &Core, (roles, metrics): (&mut Roles, &mut Metrics), told: &Told) -> bool {
+    loop {
+        let next = Instant::now() + PACE;
+        let paced = async {
+            metrics.changed().await?;
+            if Instant::now() < next {
+                sleep_until(next).await;
+            }
+            Ok(())
+        };
+        let changed = tokio::select! {
+            biased;
+            changed = roles.changed() => changed,
+            changed = paced => changed,
+        };
+        if changed.is_err() || told.is_old(core) {
+            return changed.is_ok();
         }
-        Ok(())
-    };
-    tokio::select! {
-        biased;
-        changed = roles => changed,
-        changed = paced => changed,
+    }
+}
+
+/// What a status is made of. openraft sends its metrics whenever it has done anything, a hundred times a second for
+/// its clock alone; a status is made anew only when it would be another.
+struct Told {
+    metrics: RaftMetrics<Types>,
+    overgrown: bool,
+}
+
+impl Told {
+    fn now(core: &Core) -> Self {
+        Self { metrics: core.raft.metrics().borrow_watched().clone(), overgrown: core.log.is_overgrown() }
+    }
+
+    /// A status that is made now would be another.
+    fn is_old(&self, core: &Core) -> bool {
+        let metrics = core.raft.metrics();
+        let (told, now) = (&self.metrics, metrics.borrow_watched());
+        let group = told.state == now.state
+            && told.current_leader == now.current_leader
+            && told.current_term == now.current_term
+            && told.running_state == now.running_state
+            && told.membership_config == now.membership_config;
+        let log = told.last_log_index == now.last_log_index
+            && told.local_committed == now.local_committed
+            && told.last_applied == now.last_applied
+            && told.snapshot == now.snapshot
+            && self.overgrown == core.log.is_overgrown();
+        let peers = told.last_quorum_acked == now.last_quorum_acked
+            && told.heartbeat == now.heartbeat
+            && told.replication == now.replication;
+        !(group && log && peers)
+    }
+
+    /// In our words.
+    fn status(&self, inner: &Inner, core: &Core) -> Status {
+        let metrics = &self.metrics;
+        let membership = metrics.membership_config.membership();
+        let index = |id: Option<crate::types::LogId>| id.map_or(0, |id| id.index);
+        Status {
+            node: inner.parts.config.node,
+            role: match metrics.state {
+                ServerState::Learner => Role::Learner,
+                ServerState::Follower => Role::Follower,
+                ServerState::Candidate => Role::Candidate,
+                ServerState::Leader => Role::Leader,
+                ServerState::Shutdown => Role::Stopped,
+            },
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            joint: membership.get_joint_config().len() > 1,
+            last_log: metrics.last_log_index.unwrap_or(0),
+            committed: index(metrics.local_committed),
+            applied: core.applier.applied().borrow().unwrap_or(0),
+            snapshot: index(metrics.snapshot),
+            read_only: core.read_only(),
+            quorum_acked_at: metrics.last_quorum_acked.as_ref().map(|at| inner.clock.instant(**at)),
+            peers: peers(inner, metrics),
+        }
     }
 }
 
@@ -224,33 +294,9 @@ pub(crate) async fn compact(inner: &Inner, core: &Core) -> io::Result<()> {
     Ok(())
 }
 
-/// What openraft and the log say, in our words.
+/// What openraft and the log say now, in our words.
 pub(crate) fn status(inner: &Inner, core: &Core) -> Status {
-    let metrics = core.raft.metrics().borrow_watched().clone();
-    let membership = metrics.membership_config.membership();
-    let index = |id: Option<crate::types::LogId>| id.map_or(0, |id| id.index);
-    Status {
-        node: inner.parts.config.node,
-        role: match metrics.state {
-            ServerState::Learner => Role::Learner,
-            ServerState::Follower => Role::Follower,
-            ServerState::Candidate => Role::Candidate,
-            ServerState::Leader => Role::Leader,
-            ServerState::Shutdown => Role::Stopped,
-        },
-        leader: metrics.current_leader,
-        term: metrics.current_term,
-        voters: membership.voter_ids().collect(),
-        learners: membership.learner_ids().collect(),
-        joint: membership.get_joint_config().len() > 1,
-        last_log: metrics.last_log_index.unwrap_or(0),
-        committed: index(metrics.local_committed),
-        applied: core.applier.applied().borrow().unwrap_or(0),
-        snapshot: index(metrics.snapshot),
-        read_only: core.read_only(),
-        quorum_acked_at: metrics.last_quorum_acked.as_ref().map(|at| inner.clock.instant(**at)),
-        peers: peers(inner, &metrics),
-    }
+    Told::now(core).status(inner, core)
 }
 
 /// openraft's instants in tokio's: the same clock, but the type keeps its inside to itself.

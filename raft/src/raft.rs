@@ -89,11 +89,11 @@ impl Inner {
         }
     }
 
-    pub(crate) fn publish(&self, status: &Status) {
+    pub(crate) fn publish(&self, status: Status) {
         self.status.send_if_modified(|published| {
-            let changed = published != status;
+            let changed = *published != status;
             if changed {
-                *published = status.clone();
+                *published = status;
             }
             changed
         });
@@ -144,7 +144,7 @@ impl Raft {
             core: RwLock::new(Some(core.clone())),
             parts,
         });
-        inner.publish(&keeper::status(&inner, &core));
+        inner.publish(keeper::status(&inner, &core));
         let (reads, waiting) = reads::queue();
         tokio::spawn(reads::serve(Arc::downgrade(&inner), waiting));
         let (writes, waiting) = writes::queue(inner.parts.config.writes_max);

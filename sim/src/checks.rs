@@ -1,6 +1,9 @@
 //! What must hold at every instant, whatever the faults.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
 
 use scp_model::{Digest, Epoch, NodeId, VmId};
 use scp_raft::Role;
@@ -11,7 +14,7 @@ use crate::host::News;
 /// The state's invariants are recounted at indices that are multiples of this, on one host.
 const RECOUNT_EVERY: u64 = 4;
 /// Whole states are compared at indices that are multiples of this.
-const DIGEST_EVERY: u64 = 16;
+const COMPARE_EVERY: u64 = 16;
 
 /// A promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +27,9 @@ pub struct Checks {
     led: BTreeMap<NodeId, u64>,
     /// The audit chain's head after each index: covers every command and its place in the log.
     heads: BTreeMap<u64, Digest>,
-    /// The whole state's digest after some of them.
-    digests: BTreeMap<u64, Digest>,
+    /// The whole state after some of them. To compare records is cheaper than to write them down for a digest;
+    /// of a state that is kept, memory holds what the next ones changed.
+    states: BTreeMap<u64, Arc<State>>,
     /// Highest index seen applied on each host since it started.
     applied: BTreeMap<NodeId, u64>,
 }
@@ -69,9 +73,9 @@ impl Checks {
                 state.index
             )));
         }
-        if state.index.is_multiple_of(DIGEST_EVERY) {
-            let digest = state.digest();
-            if *self.digests.entry(state.index).or_insert(digest) != digest {
+        if state.index.is_multiple_of(COMPARE_EVERY) {
+            let known = self.states.entry(state.index).or_insert_with(|| state.clone());
+            if known != state {
                 return Err(Violation(format!(
                     "{host} has another state than others at index {}",
                     state.index

@@ -284,19 +284,18 @@ impl Host {
         let Some(running) = &self.running else { return };
         net.lock().hush();
         let until = self.time.turn(to_us);
-        let interrupted = running.runtime.block_on(async {
+        running.runtime.block_on(async {
             let mut sleep = std::pin::pin!(tokio::time::sleep_until(until));
-            std::future::poll_fn(|context| {
+            let interrupted = std::future::poll_fn(|context| {
                 if net.poll_spoke(context).is_ready() {
                     return Poll::Ready(true);
                 }
                 sleep.as_mut().poll(context).map(|()| false)
-            })
-            .await
+            });
+            let interrupted = interrupted.await;
+            // Here its clock can be read once more.
+            self.time.stand(to_us, interrupted);
         });
-        // Still in its context: its clock is read once more.
-        let _context = running.runtime.enter();
-        self.time.stand(to_us, interrupted);
     }
 
     /// Runs something in the host's process, beside what runs there.

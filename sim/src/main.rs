@@ -23,6 +23,7 @@ use scp_sim::{
     quic::Tier,
     recorder::SharedRecord,
 };
+use tracing::Dispatch;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -105,6 +106,9 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 
 fn main() -> Result<ExitCode> {
     let flags = Flags::parse();
+    // Nobody reads logs here. Left unsaid, every span would be told to the `log` crate, which drops it.
+    tracing::dispatcher::set_global_default(Dispatch::none())
+        .context("who listens to logs was told twice")?;
     if let Some(Part::Curve { members, seed, json }) = &flags.part {
         return measure_curve(members, *seed, if *json { Form::Json } else { Form::Table });
     }

@@ -291,6 +291,37 @@ async fn a_leader_that_hears_nobody_falls_silent_and_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_large_group_does_not_wait_for_the_one_before_and_a_small_one_does() {
+    const LARGE: u64 = 100;
+    let group = Group::of(3, whole_log).await;
+    let leader = group.leader().await;
+    sleep(Duration::from_millis(20)).await;
+    let before = group.raft(leader).status().borrow().last_log;
+    // Nothing is committed from here on, so no group ends.
+    group.switch.isolate(leader);
+    let mut asked = tokio::task::JoinSet::new();
+    let mut ask = |count: u64| {
+        let raft = group.raft(leader).clone();
+        asked.spawn(async move {
+            let commands = (0..count).map(|at| Bytes::from(format!("{count} {at}"))).collect();
+            raft.write_many(commands).await
+        });
+    };
+    ask(1);
+    sleep(Duration::from_millis(20)).await;
+    ask(1);
+    sleep(Duration::from_millis(20)).await;
+    let last = || group.raft(leader).status().borrow().last_log - before;
+    assert_eq!(last(), 1, "the second waits");
+    ask(LARGE);
+    sleep(Duration::from_millis(20)).await;
+    assert_eq!(last(), 2 + LARGE, "it takes along what waits");
+    ask(LARGE);
+    sleep(Duration::from_millis(20)).await;
+    assert_eq!(last(), 2 + LARGE, "two are under way");
+}
+
+#[tokio::test(start_paused = true)]
 async fn writes_beyond_the_bound_are_refused_at_once() {
     let group = Group::of(3, |config| {
         whole_log(config);

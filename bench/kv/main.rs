@@ -3,7 +3,8 @@
 //! # What is measured
 //! Three members of etcd with TLS to clients and between members, and three nodes of a city, all on
 //! loopback, all on one machine; clients are tasks of this process with one request under way each, over
-//! one connection to each member on either side. Sides take turns (A B A B): a ratio is the median of the
+//! one connection to each member on either side. etcd's are spread over its members, as its client does it; ours go
+//! where our client library sends them, writes to the node that leads. Sides take turns (A B A B): a ratio is the median of the
 //! pairs' ratios, its interval the smallest and the largest of them.
 //! - **A write** is, at etcd, a put of 256 bytes under a key of its own; at ours, a keypair whose public
 //!   half is a line of 256 bytes: permission, name, quota, audit chain and event come with it, since no

@@ -6,6 +6,10 @@
 //!
 //! When a stream ends, what was asked on it is repeated on another with the same request id: a write that was
 //! carried out is answered by its first answer.
+//!
+//! # Caveats
+//! A node that falls silent holds what it was asked until its connection is given up: whoever cannot wait asks again with
+//! the same request id.
 
 use std::{
     collections::BTreeMap,
